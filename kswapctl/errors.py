@@ -1,0 +1,89 @@
+"""The errors a user can meet: what went wrong, what to do now, and the exit code of the command."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class KswapError(Exception):
+    """One clear line for the person at the prompt, with a hint and an exit code."""
+
+    exit_code = 1
+    kind = "internal"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(KswapError):
+    """The command was called with values that do not fit together."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class NotFoundError(KswapError):
+    """A class, file or name that was asked for does not exist."""
+
+    exit_code = 3
+    kind = "not-found"
+
+
+class DataError(KswapError):
+    """The images, labels or files given cannot be used."""
+
+    exit_code = 4
+    kind = "bad-data"
+
+
+class IntegrityError(KswapError):
+    """Stored bytes are not what the registry says they are."""
+
+    exit_code = 12
+    kind = "integrity"
+
+
+class WrongBaseError(KswapError):
+    """A checkpoint or adapter does not fit the model it is meant for."""
+
+    exit_code = 13
+    kind = "wrong-base"
+
+
+class UnsafeInputError(KswapError):
+    """A file could run code or escape its folder, and was not opened."""
+
+    exit_code = 15
+    kind = "unsafe-input"
+
+
+class DiskError(KswapError):
+    """Writing failed: no space, read-only, or an I/O error."""
+
+    exit_code = 16
+    kind = "disk"
+
+
+class DivergedError(KswapError):
+    """Training produced NaN or infinity, or changed nothing; nothing was registered."""
+
+    exit_code = 17
+    kind = "diverged"
+
+
+class ParityError(KswapError):
+    """An exported file does not compute what the model computes; it was not kept."""
+
+    exit_code = 22
+    kind = "parity"
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The known names most like ``name``, as a phrase for a hint: ``did you mean 'a', 'b'?``"""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + ", ".join(repr(c) for c in close) + "?"
+    shown = ", ".join(names[:8])
+    return f"known: {shown}{', ...' if len(names) > 8 else ''}" if names else "none is known"

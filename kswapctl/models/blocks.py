@@ -1,0 +1,88 @@
+"""Where a network can be adapted: its feed-forward layers, grouped by block, found from the modules themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from kswapctl.errors import DataError, UsageError
+
+FEED_FORWARD = re.compile(r"(mlp|ffn)")
+"""How timm names the feed-forward part of a block: mlp, mlp_tokens, mlp_channels, ffn."""
+NOT_FEED_FORWARD = {"attn", "rel_pos", "se"}
+"""Parts that hold small mlp's of their own: position biases, squeeze-and-excite."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One group of the group-sparse penalty: a residual block and its adapted layers."""
+
+    name: str
+    """Path of the block's module."""
+    layers: tuple[str, ...]
+    """Paths of the layers adapted in it, in the order of the module tree."""
+
+
+def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
+    """The blocks of ``model`` with their adaptable layers, in the order of the module tree.
+
+    Feed-forward layers where the network has them (transformers, mixers, ConvNeXt), else the pointwise
+    convolutions of its blocks (EfficientNet, MobileNet, ResNet-50), else their dense ones (ResNet-18).
+    """
+    modules = dict(model.named_modules())
+    candidates = [
+        name
+        for name, module in modules.items()
+        if _is_dense(module) and "." in name and name != classifier and not NOT_FEED_FORWARD & set(name.split("."))
+    ]
+    feed_forward = [n for n in candidates if any(FEED_FORWARD.match(part) for part in n.split(".")[1:])]
+    in_blocks = [n for n in candidates if _block_of(n, modules) and "downsample" not in n]
+    pointwise = [n for n in in_blocks if _is_pointwise(modules[n])]
+    layers = feed_forward or (pointwise if _is_most(pointwise, in_blocks, modules) else in_blocks)
+    groups: dict[str, list[str]] = {}
+    for layer in layers:
+        groups.setdefault(_block_of(layer, modules) or layer.rpartition(".")[0], []).append(layer)
+    if not groups:
+        raise DataError(
+            f"found no linear or pointwise layer to adapt in {type(model).__name__}",
+            "this architecture cannot be changed with adapters",
+        )
+    return tuple(Block(name, tuple(names)) for name, names in groups.items())
+
+
+def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:
+    """The blocks that ``choice`` names: ``all``, or ``last:N`` for the N nearest the classifier."""
+    if choice == "all":
+        return blocks
+    match = re.fullmatch(r"last:(\d+)", choice)
+    if not match or not 1 <= int(match[1]) <= len(blocks):
+        raise UsageError(f"--blocks {choice!r} names no blocks", f"use all, or last:1 .. last:{len(blocks)}")
+    return blocks[-int(match[1]) :]
+
+
+def _is_dense(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def _is_most(pointwise: list[str], layers: list[str], modules: dict[str, nn.Module]) -> bool:
+    """Whether the pointwise layers reach at least half of the blocks."""
+    reached = {_block_of(n, modules) for n in pointwise}
+    return 2 * len(reached) >= len({_block_of(n, modules) for n in layers})
+
+
+def _block_of(layer: str, modules: dict[str, nn.Module]) -> str:
+    """The path of the block that holds ``layer``: the deepest numbered or block-like module above it."""
+    parts = layer.split(".")[:-1]
+    feed_forward = next((i for i, part in enumerate(parts) if i and FEED_FORWARD.match(part)), len(parts))
+    for end in range(feed_forward, 0, -1):
+        path = ".".join(parts[:end])
+        kind = type(modules[path]).__name__.lower()
+        if end > 1 and (parts[end - 1].isdigit() or kind.endswith(("block", "bottleneck"))):
+            return path
+    return ""

@@ -1,0 +1,217 @@
+"""Load a pretrained checkpoint: a timm name, a hub repository, or a local file; and build its network."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from torch import nn
+
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, nearest
+from kswapctl.models.heads import classifier_path, resize
+from kswapctl.models.weights import Weights, read, read_pickle
+from kswapctl.spec import ModelSpec, Preprocessing
+
+PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
+"""File names under which pickled state dicts travel."""
+PREPROCESSING = [f.name for f in fields(Preprocessing)]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the user says about a checkpoint that the checkpoint may not say itself."""
+
+    architecture: str = ""
+    """timm's model name."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of ``timm.create_model``, e.g. ``{"img_size": 40}``."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the classifier's rows."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """Fields of :class:`Preprocessing` that differ from the architecture's own."""
+    pretrained: bool = True
+    """For a timm name: load its pretrained weights (else random ones)."""
+    allow_pickle: bool = False
+    """Open a ``.pth`` file, with the restricted unpickler."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's specification and its tensors."""
+
+    spec: ModelSpec
+    weights: Weights
+
+
+def load(source: str, description: Description) -> Checkpoint:
+    """Load ``source`` as its form says: an existing file or a name with a file's suffix, ``hf-hub:``, or a timm name."""
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, description)
+    if path.suffix.lower() in PICKLES:
+        return _load_pickle(path, description)
+    if path.is_file():
+        raise DataError(f"cannot tell what {source} is", "name it .safetensors, or .pth for a pickled state dict")
+    if source.startswith("hf-hub:") or timm.is_model(source):
+        return _load_timm(source, description)
+    raise NotFoundError(
+        f"no timm model, hub repository or file is called {source!r}",
+        nearest(source, timm.list_models()) + " For the Hub write hf-hub:org/name",
+    )
+
+
+def build(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
+    """The network of ``spec`` in eval mode, on the CPU, with ``weights`` where given.
+
+    The classifier takes as many rows as the weights have. Tensors that are missing, left over or of another
+    shape are a :class:`WrongBaseError`.
+    """
+    model = create(spec.architecture, spec.arguments, len(spec.classes))
+    if weights is None:
+        return model.eval()
+    path = classifier_path(model)
+    rows = weights.get(f"{path}.weight")
+    if rows is not None:
+        resize(model, path, len(rows))
+    check_fit(model, weights, spec.architecture)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def create(architecture: str, arguments: dict[str, Any], classes: int | None, pretrained: bool = False) -> nn.Module:
+    """``timm.create_model``, with what it raises turned into one clear line."""
+    extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm repeats its own deprecations on every construction
+            return timm.create_model(architecture, pretrained=pretrained, **extra, **arguments)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UsageError(f"timm cannot build {architecture} with {arguments}: {error}", "check --model-arg") from error
+    except RuntimeError as error:
+        if "nknown model" in str(error):
+            raise NotFoundError(f"timm knows no model {architecture!r}", nearest(architecture, timm.list_models())) from error
+        raise DataError(f"{architecture}: {_first_line(error)}", "try --no-pretrained, or a local .safetensors") from error
+    except OSError as error:
+        raise NotFoundError(
+            f"the pretrained weights of {architecture} cannot be fetched ({_first_line(error)})",
+            "check the name and the network, or use a local .safetensors, or --no-pretrained",
+        ) from error
+
+
+def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
+    """Every tensor of the model is there, of its shape, and none is left over; else :class:`WrongBaseError`."""
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in weights.items()}
+    wrong = [f"{k} is {given[k]}, not {expected[k]}" for k in expected if k in given and given[k] != expected[k]]
+    missing = [f"{k} is missing" for k in expected if k not in given]
+    extra = [f"{k} is left over" for k in given if k not in expected]
+    problems = wrong + missing + extra
+    if problems:
+        raise WrongBaseError(
+            f"the weights do not fit {architecture}: {len(problems)} tensors differ ({'; '.join(problems[:3])})",
+            "check --architecture, --model-arg and the number of classes",
+        )
+
+
+def _load_timm(source: str, description: Description) -> Checkpoint:
+    classes = len(description.classes) or None
+    model = create(source, description.arguments, classes, pretrained=description.pretrained)
+    names = description.classes or _hub_names(model) or _imagenet_names(model)
+    architecture = source if not source.startswith("hf-hub:") else str(model.pretrained_cfg["architecture"])
+    spec = _spec(model, architecture, description, names)
+    return Checkpoint(spec, {k: v.detach().clone() for k, v in model.state_dict().items()})
+
+
+def _load_safetensors(path: Path, description: Description) -> Checkpoint:
+    weights, metadata = read(path)
+    architecture = description.architecture or metadata.get("architecture") or metadata.get("model") or ""
+    if not architecture:
+        raise UsageError(f"{path.name} does not say which network it is for", "give --architecture (a timm name)")
+    arguments = dict(metadata.get("arguments") or metadata.get("model_args") or {})
+    arguments.pop("num_classes", None)
+    preprocessing = {k: metadata[k] for k in PREPROCESSING if k in metadata}
+    described = replace(
+        description,
+        architecture=architecture,
+        arguments={**arguments, **description.arguments},
+        classes=description.classes or tuple(metadata.get("classes", ())),
+        preprocessing={**preprocessing, **description.preprocessing},
+    )
+    return _from_weights(weights, described, path.name)
+
+
+def _load_pickle(path: Path, description: Description) -> Checkpoint:
+    if not description.allow_pickle:
+        raise UnsafeInputError(
+            f"{path.name} is a pickle, which can hold code", "convert it to .safetensors, or say --allow-pickle"
+        )
+    weights = read_pickle(path)
+    if not description.architecture:
+        raise UsageError(f"{path.name} does not say which network it is for", "give --architecture (a timm name)")
+    return _from_weights(weights, description, path.name)
+
+
+def _from_weights(weights: Weights, description: Description, where: str) -> Checkpoint:
+    model = create(description.architecture, description.arguments, None)
+    path = classifier_path(model)
+    rows = weights.get(f"{path}.weight")
+    if rows is None:
+        raise WrongBaseError(
+            f"{where} has no classifier {path}.weight, which {description.architecture} needs", "check --architecture"
+        )
+    names = description.classes
+    if names and len(names) != len(rows):
+        raise WrongBaseError(
+            f"{where} has {len(rows)} classes, but {len(names)} class names were given", "give one name a row"
+        )
+    resize(model, path, len(rows))
+    check_fit(model, weights, description.architecture)
+    if not names:
+        raise UsageError(f"{where} does not name its {len(rows)} classes", "give --classes-file, or --data DIR")
+    return Checkpoint(_spec(model, description.architecture, description, names), weights)
+
+
+def _spec(model: nn.Module, architecture: str, description: Description, names: Sequence[str]) -> ModelSpec:
+    rows = model.get_submodule(classifier_path(model)).weight.shape[0]  # type: ignore[union-attr,index]
+    if len(names) != rows:
+        raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if list(names).count(n) > 1)
+        raise DataError(f"two classes are called {twice!r}", "class names must differ")
+    return ModelSpec(architecture, description.arguments, tuple(names), _preprocessing(model, description))
+
+
+def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:
+    config = resolve_model_data_config(model)
+    if "img_size" in description.arguments:
+        config["crop_pct"] = 1.0  # timm's crop is meant for the size it was trained at
+    config.update(description.preprocessing)
+    return Preprocessing.from_json({name: config[name] for name in PREPROCESSING} | {
+        "input_size": tuple(config["input_size"]), "mean": tuple(config["mean"]), "std": tuple(config["std"])
+    })
+
+
+def _hub_names(model: nn.Module) -> tuple[str, ...]:
+    return tuple(model.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator,arg-type]
+
+
+def _imagenet_names(model: nn.Module) -> tuple[str, ...]:
+    """ImageNet's class names where the classifier has ImageNet's size, else class_0, class_1 ..."""
+    subset = infer_imagenet_subset(model)
+    rows = model.get_submodule(classifier_path(model)).weight.shape[0]  # type: ignore[union-attr,index]
+    if subset:
+        info = ImageNetInfo(subset)
+        return tuple(info.index_to_label_name(i) for i in range(rows))
+    return tuple(f"class_{i}" for i in range(rows))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0])[:160] if lines else type(error).__name__
+

@@ -1,0 +1,83 @@
+"""Tensors by name: hashing them, reading and writing them as safetensors, refusing what is unsafe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError
+
+METADATA = "kswapctl"
+"""The one metadata key of our files: two or more keys are written in random order, and change the file's hash."""
+
+Weights = dict[str, Tensor]
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of names: the same tensors, the same hash."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a safetensors file; ``metadata`` becomes JSON under one key."""
+    text = {METADATA: json.dumps(metadata, sort_keys=True)} if metadata is not None else {"format": "pt"}
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path, metadata=text)
+
+
+def read(path: Path) -> tuple[Weights, dict[str, Any]]:
+    """Tensors and metadata of a safetensors file; anything else under that name is refused unopened."""
+    if not path.is_file():
+        raise NotFoundError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UnsafeInputError(
+            f"{path.name} is not a sound safetensors file ({error})", "convert it where it was made, or fetch it again"
+        ) from error
+    check_finite(weights, path.name)
+    return weights, metadata
+
+
+def read_pickle(path: Path) -> Weights:
+    """A state dict from a ``.pth`` file, read by torch's restricted unpickler, which runs no code."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no such file: {path}") from error
+    except Exception as error:  # noqa: BLE001 - the unpickler raises many kinds on hostile input, none may pass
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UnsafeInputError(
+            f"{path.name} holds more than tensors, or is damaged ({reason})",
+            "it was not opened any further; save it as .safetensors where you trust it",
+        ) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise DataError(f"{path.name} holds no state dict", "save model.state_dict()")
+    weights = {str(k).removeprefix("module."): v for k, v in loaded.items()}
+    check_finite(weights, path.name)
+    return weights
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """A NaN or infinity anywhere is a :class:`DataError` that names the tensor."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError(f"{where} holds NaN or infinity in {name}", "use an earlier checkpoint")
