@@ -1,0 +1,57 @@
+"""A registry of model versions: who learned and forgot what, when, from which files, and how to take it back.
+
+Stand-alone: only the standard library. A folder with a SQLite database, content-addressed blobs and a key.
+"""
+
+from .errors import (
+    AlreadyExists,
+    BadName,
+    BadValue,
+    Busy,
+    CorruptBlob,
+    Damaged,
+    HeadMoved,
+    MissingBlob,
+    NewerSchema,
+    NoRegistry,
+    ReadOnly,
+    RegistryError,
+    StorageError,
+    StorageFull,
+    UnknownModel,
+    UnknownVersion,
+    UnsafeFile,
+)
+from .history import Verification, verify_history
+from .lock import Holder
+from .operation import Operation
+from .records import Event, Model, Version
+from .store import Registry
+
+__all__ = [
+    "AlreadyExists",
+    "BadName",
+    "BadValue",
+    "Busy",
+    "CorruptBlob",
+    "Damaged",
+    "Event",
+    "HeadMoved",
+    "Holder",
+    "MissingBlob",
+    "Model",
+    "NewerSchema",
+    "NoRegistry",
+    "Operation",
+    "ReadOnly",
+    "Registry",
+    "RegistryError",
+    "StorageError",
+    "StorageFull",
+    "UnknownModel",
+    "UnknownVersion",
+    "UnsafeFile",
+    "Verification",
+    "Version",
+    "verify_history",
+]

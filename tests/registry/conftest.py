@@ -1,0 +1,62 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kswap_registry import Registry, Version
+
+Learn = Callable[..., Version]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry.create(tmp_path / "registry", timeout=0.2) as made:
+        yield made
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights of the base")
+    return path
+
+
+@pytest.fixture
+def faces(registry: Registry, checkpoint: Path) -> Registry:
+    """A registry with one model, 'faces', at its base."""
+    registry.add_model(
+        "faces",
+        task="classification",
+        source="timm:tiny",
+        spec={"architecture": "tiny", "depth": 2},
+        classes=["ann", "bob"],
+        fingerprint="base-fingerprint",
+        files={"model.safetensors": checkpoint},
+    )
+    return registry
+
+
+def learn(registry: Registry, content: str, *, kind: str = "learn", **metrics: float) -> Version:
+    """Add a version to 'faces' whose adapter file holds ``content``."""
+    with registry.operation(
+        "faces",
+        kind=kind,
+        method="gs-lora",
+        spec={"rank": 8},
+        command="kswapctl learn",
+        environment={"torch": "2"},
+    ) as operation:
+        adapter = operation.folder / "adapter.safetensors"
+        adapter.write_text(content)
+        return operation.commit(
+            {"adapter.safetensors": adapter},
+            state={"classes": ["ann", "bob", content]},
+            adapter=f"adapter-{content}",
+            weights=f"weights-{content}",
+            metrics=metrics,
+            note=f"learned {content}",
+        )
+
+
+@pytest.fixture(name="learn")
+def learn_fixture(faces: Registry) -> Learn:
+    return lambda content, **metrics: learn(faces, content, **metrics)
