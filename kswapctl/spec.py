@@ -191,6 +191,8 @@ class Change:
     """Which blocks to adapt: ``all``, ``last:N``; empty means the method's own choice."""
     seed: int = 0
     """Seeds the split, the rehearsal, the initial weights and the order of batches."""
+    again: bool = False
+    """Learn what is known already, or forget what is forgotten already, once more."""
     skip_bad: bool = False
     """Go on without images that cannot be read, and record how many."""
     device: str = "auto"

@@ -14,10 +14,10 @@ def classifier_path(model: nn.Module) -> str:
     """
     config: dict[str, object] = getattr(model, "pretrained_cfg", {}) or {}
     path = config.get("classifier")
-    if not isinstance(path, str) or not isinstance(model.get_submodule(path), nn.Linear):
+    if not isinstance(path, str) or not isinstance(model.get_submodule(path), nn.Linear | GrowingHead):
         raise DataError(
             f"{type(model).__name__} has no single linear classifier (found {path!r})",
-            "choose a model with one, or give it classes (--num-classes)",
+            "choose a model with one, or give it classes",
         )
     return path
 
@@ -46,8 +46,7 @@ def imprint(features: Tensor, targets: Tensor, known: nn.Linear, classes: list[i
     """Rows for new classes from their mean features, scaled to the known rows' mean norm.
 
     ``features`` is (N, D), ``targets`` (N,) with values in ``classes``; returns (new, D) rows and (new,) bias.
-    Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018; the bias makes the mean logit of a new
-    class on its own images equal the known classes' mean logit on theirs less nothing: the known mean bias.
+    Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018; here features are centred first.
     """
     centre = features.mean(0)
     means = torch.stack([features[targets == c].mean(0) for c in classes]) - centre  # (new, D)

@@ -1,0 +1,80 @@
+"""The app: every command registers here; errors become one line and an exit code in one place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from importlib.metadata import version as package_version
+from typing import Annotated, Any
+
+import typer
+import typer.core
+from kswap_registry import RegistryError
+
+from kswapctl.cli import change, demo, look, registry, render, ship
+from kswapctl.errors import DiskError, KswapError
+
+DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG}
+
+
+class Commands(typer.core.TyperGroup):
+    """Turns what operations raise into a message, a hint and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a bug's traceback passes through only with ``--debug``."""
+        render.reset()
+        try:
+            return super().invoke(ctx)
+        except (KswapError, RegistryError) as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            _fail(KswapError("interrupted; the registry is as it was"), 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it exits
+            raise typer.Exit(0) from None
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            _fail(DiskError(f"{error.strerror}: {error.filename or 'the disk'}", "free some space, then run it again"))
+
+
+def _fail(error: KswapError | RegistryError, code: int | None = None) -> None:
+    if os.environ.get("KSWAP_DEBUG"):
+        raise error
+    render.error(error, error.exit_code if code is None else code)
+    raise typer.Exit(error.exit_code if code is None else code)
+
+
+app = typer.Typer(
+    name="kswapctl",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Change what a trained vision model knows: learn classes, forget others, measure, roll back, ship.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kswapctl {package_version('kswapctl')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+for module in (demo, registry, change, look, ship):
+    for name, command in module.COMMANDS.items():
+        app.command(name)(command)
+
+
+def main() -> None:
+    """Entry point of the ``kswapctl`` script."""
+    app()

@@ -1,0 +1,193 @@
+"""Commands that change what a model knows: learn, forget, swap."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kswapctl.cli import options, render
+from kswapctl.cli.options import command_line, names, pairs
+from kswapctl.operations.home import open_home
+from kswapctl.spec import Change, Rehearsal, Targets
+
+if TYPE_CHECKING:
+    from kswapctl.operations.change import Result
+
+
+def learn(
+    model: options.ModelName,
+    data: options.Data,
+    classes: options.Classes = "",
+    home: options.Home = None,
+    retain_data: options.RetainData = "",
+    retain_share: options.RetainShare = 0.1,
+    retain_per_class: options.RetainPerClass = None,
+    target_learn: options.TargetLearn = 0.95,
+    max_retain_drop: options.MaxRetainDrop = 0.01,
+    method: options.MethodName = "gs-lora",
+    preset: options.Preset = "default",
+    settings: options.Settings = None,
+    blocks: options.Blocks = "",
+    seed: options.Seed = 0,
+    again: options.Again = False,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a version that knows more: its classifier grows by the classes to learn.
+
+    Example: `kswapctl learn signs --data signs43 --classes 20_kmh,verbot_der_einfahrt`
+    """
+    change = Change(
+        kind="learn",
+        classes=names(classes),
+        source=data,
+        retain_source=retain_data,
+        method=method,
+        preset=preset,
+        settings=pairs(settings),
+        targets=Targets(retain_drop=max_retain_drop, learn=target_learn),
+        rehearsal=Rehearsal(retain_share, retain_per_class),
+        blocks=blocks,
+        seed=seed,
+        again=again,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+    )
+    _run(model, [change], home)
+
+
+def forget(
+    model: options.ModelName,
+    classes: options.Classes,
+    data: options.Data = "",
+    home: options.Home = None,
+    retain_data: options.RetainData = "",
+    retain_share: options.RetainShare = 0.1,
+    retain_per_class: options.RetainPerClass = None,
+    target_forget: options.TargetForget = 0.01,
+    max_retain_drop: options.MaxRetainDrop = 0.01,
+    method: options.MethodName = "gs-lora",
+    preset: options.Preset = "default",
+    settings: options.Settings = None,
+    blocks: options.Blocks = "",
+    seed: options.Seed = 0,
+    again: options.Again = False,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a version that knows less: the classes stay in the classifier, the backbone forgets them.
+
+    Example: `kswapctl forget signs --classes 30_kmh,gefahrenstelle`
+    """
+    change = Change(
+        kind="forget",
+        classes=names(classes),
+        source=data,
+        retain_source=retain_data,
+        method=method,
+        preset=preset,
+        settings=pairs(settings),
+        targets=Targets(forget=target_forget, retain_drop=max_retain_drop),
+        rehearsal=Rehearsal(retain_share, retain_per_class),
+        blocks=blocks,
+        seed=seed,
+        again=again,
+        skip_bad=skip_bad,
+        device=device,
+        precision=precision,
+    )
+    _run(model, [change], home)
+
+
+def swap(
+    model: options.ModelName,
+    learn_data: Annotated[str, typer.Option("--learn", metavar="DIR", help="Images of the classes to learn.")],
+    forget_classes: Annotated[str, typer.Option("--forget", metavar="A,B", help="Classes to forget.")],
+    learn_classes: Annotated[
+        str, typer.Option("--classes", metavar="A,B", help="Classes of --learn to learn; else all that are new.")
+    ] = "",
+    data: options.Data = "",
+    order: Annotated[str, typer.Option(help="Letters l and f: lf, fl, flf, lfl.")] = "lf",
+    home: options.Home = None,
+    retain_share: options.RetainShare = 0.1,
+    target_forget: options.TargetForget = 0.01,
+    target_learn: options.TargetLearn = 0.95,
+    max_retain_drop: options.MaxRetainDrop = 0.01,
+    method: options.MethodName = "gs-lora",
+    preset: options.Preset = "default",
+    seed: options.Seed = 0,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn, then forget (or in another order), one adapter each.
+
+    Example: `kswapctl swap signs --learn signs43 --classes 20_kmh --forget 30_kmh`
+    """
+    targets = Targets(target_forget, max_retain_drop, target_learn)
+    rehearsal = Rehearsal(retain_share)
+    learning = Change(
+        "learn", names(learn_classes), learn_data, data, method, preset, {}, targets, rehearsal, seed=seed, skip_bad=skip_bad,
+        device=device,
+    )
+    forgetting = Change(
+        "forget", names(forget_classes), data, "", method, preset, {}, targets, rehearsal, seed=seed, skip_bad=skip_bad,
+        device=device,
+    )
+    changes = {"l": learning, "f": forgetting}
+    _run(model, [changes.get(letter, learning) for letter in order], home)
+
+
+def _run(model: str, changes: list[Change], home: options.Home) -> None:
+    with open_home(home) as registry, render.Live() as live:
+        from kswapctl.operations.change import apply_all
+
+        results = apply_all(registry, model, changes, command_line(), live)
+    render.data([_shown(r) for r in results], _table(results))
+
+
+def _shown(result: Result) -> dict[str, object]:
+    return {
+        "version": result.version.ref,
+        "kind": result.version.kind,
+        "classes": result.version.spec["classes"],
+        "validation": result.outcome.validation,
+        "met": result.outcome.met,
+        "steps": result.outcome.steps,
+        "changed_blocks": list(result.outcome.changed),
+        "bytes": result.version.size,
+        "seconds": round(result.seconds, 1),
+        "targets": asdict(Targets(**result.version.spec["targets"])),
+    }
+
+
+def _table(results: list[Result]) -> render.Table:
+    rows = [
+        (
+            r.version.ref,
+            f"{r.version.kind} {', '.join(r.version.spec['classes'])}",
+            render.percent(r.outcome.validation.get("learn", r.outcome.validation.get("forget"))),
+            render.percent(r.outcome.validation["retain"]),
+            render.points(r.outcome.validation["retain"] - r.outcome.validation["retain before"]),
+            "yes" if r.outcome.met else "no",
+            len(r.outcome.changed),
+            render.size(r.version.size),
+            f"{r.seconds:.0f} s",
+        )
+        for r in results
+    ]
+    columns = ["version", "change", "#its classes %", "#retained %", "#change", "targets met", "#blocks", "#size", "#time"]
+    return render.table("on the validation part; kswapctl eval measures on test", columns, rows)
+
+
+COMMANDS = {"learn": learn, "forget": forget, "swap": swap}

@@ -1,0 +1,279 @@
+"""Commands that look and undo: eval, list, show, log, diff, rollback, tag, methods. Most need no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from kswap_registry import Model, Registry, Version
+
+from kswapctl.cli import options, render
+from kswapctl.cli.options import command_line
+from kswapctl.errors import UsageError
+from kswapctl.operations.home import open_home
+from kswapctl.spec import Knowledge
+
+
+def evaluate(
+    ref: options.Ref,
+    data: options.EvalData = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="A row for each class.")] = False,
+    home: options.Home = None,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure what a version retained, learned and forgot on the test part, against its base.
+
+    Example: `kswapctl eval signs@2 --per-class`
+    """
+    with open_home(home, read_only=True) as registry, render.Live() as live:
+        from kswapctl.operations.look import evaluate_version
+
+        version = registry.resolve(ref)
+        result = evaluate_version(registry, version, data or [], skip_bad, device, live)
+    rows = [
+        (s.name, s.classes, s.images, render.percent(s.accuracy), render.percent(s.base), render.points(s.accuracy - s.base))
+        for s in result.sets
+    ]
+    title = f"{version.ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
+    tables = [render.table(title, ["set", "#classes", "#images", "#accuracy %", "#base %", "#change"], rows)]
+    if result.taken_for:
+        taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
+        tables.append(render.table("", ["forgotten", "is now taken for"], taken))
+    if per_class:
+        each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
+        tables.append(render.table("", ["class", "#images", "#accuracy %", "#base %"], each))
+    render.data({"version": version.ref} | asdict(result), *tables)
+
+
+def list_versions(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
+    home: options.Home = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most versions of each model, the latest.")] = 50,
+    json: options.Json = False,
+) -> None:
+    """List versions, the head marked with an arrow.
+
+    Example: `kswapctl list signs`
+    """
+    with open_home(home, read_only=True) as registry:
+        chosen = [registry.model(model)] if model else registry.models()
+        listed = [(m, v) for m in chosen for v in registry.versions(m.name)[-limit:]]
+    rows = [
+        (
+            "->" if v.number == m.head else "",
+            v.ref,
+            "" if not v.number else f"on {m.name}@{v.parent or 'base'}",
+            v.kind,
+            _classes(v),
+            " ".join(f"{k} {render.percent(x)}" for k, x in v.metrics.items() if k in {"learn", "forget", "retain"}),
+            render.size(v.size),
+            ", ".join(v.tags),
+            v.created[:16].replace("T", " "),
+        )
+        for m, v in listed
+    ]
+    columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
+    render.data([asdict(v) | {"head": v.number == m.head} for m, v in listed], render.table("", columns, rows))
+
+
+def show(ref: options.Ref, home: options.Home = None, json: options.Json = False) -> None:
+    """Show a model (what can be adapted in it) or a version (what was done, with what, how it went).
+
+    Example: `kswapctl show signs`, `kswapctl show signs@2`
+    """
+    with open_home(home, read_only=True) as registry:
+        if "@" in ref:
+            version = registry.resolve(ref)
+            model = registry.model(version.model)
+            render.data(asdict(version), *_version_tables(model, version))
+        else:
+            model = registry.model(ref)
+            render.data(asdict(model), *_model_tables(registry, model))
+
+
+def log(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
+    home: options.Home = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
+    json: options.Json = False,
+) -> None:
+    """Show who did what when, oldest first.
+
+    Example: `kswapctl log signs`
+    """
+    with open_home(home, read_only=True) as registry:
+        events = registry.events(model or None, limit=limit)
+    rows = [
+        (e.seq, e.time[:19].replace("T", " "), e.user, e.action, _place(e.model, e.number), _moved(e), e.command) for e in events
+    ]
+    columns = ["#seq", "time (UTC)", "who", "action", "version", "head was", "command"]
+    render.data([asdict(e) for e in events], render.table("", columns, rows))
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The earlier version.")],
+    second: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The later version.")],
+    data: options.EvalData = None,
+    home: options.Home = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare two versions of a model: accuracy by set, weight change by block.
+
+    Example: `kswapctl diff signs@base signs@2`
+    """
+    with open_home(home, read_only=True) as registry, render.Live() as live:
+        from kswapctl.operations.look import compare
+
+        one, two = registry.resolve(first), registry.resolve(second)
+        if one.model != two.model:
+            raise UsageError(f"{one.ref} and {two.ref} are of different models", "compare versions of one model")
+        result = compare(registry, one, two, data or [], live)
+    accuracy = [(name, render.percent(a), render.percent(b), render.points(b - a)) for name, (a, b) in result.accuracies.items()]
+    blocks = [(b.name, f"{b.change:.4f}", f"{100 * b.relative:.2f}") for b in result.blocks]
+    render.data(
+        {"first": one.ref, "second": two.ref} | asdict(result),
+        render.table(f"{one.ref} to {two.ref} on test", ["set", f"#{one.ref} %", f"#{two.ref} %", "#change"], accuracy),
+        render.table("", ["block", "#weight change", "#of its norm %"], blocks),
+    )
+
+
+def rollback(
+    model: options.ModelName,
+    to: Annotated[str, typer.Option(metavar="V", help="A number, -N steps, base, or a tag; else one step back.")] = "-1",
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Move a model's head to another version, back or forward; nothing is lost.
+
+    Example: `kswapctl rollback signs`, `kswapctl rollback signs --to 2`, `kswapctl rollback signs --to base`
+    """
+    with open_home(home) as registry:
+        before = registry.resolve(model)
+        target = registry.resolve(f"{model}@{to}")
+        now = registry.move_head(model, target.number, action="rollback", command=command_line())
+    render.data({"head": now.ref, "was": before.ref}, render.table("", ["head", "was"], [(now.ref, before.ref)]))
+
+
+def tag(
+    ref: options.Ref,
+    name: Annotated[str, typer.Argument(help="The tag: letters, digits, . _ -")],
+    force: Annotated[bool, typer.Option("--force", help="Move a tag that exists.")] = False,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Give a version a name of its own.
+
+    Example: `kswapctl tag signs@2 shipped`
+    """
+    with open_home(home) as registry:
+        version = registry.resolve(ref)
+        registry.tag(version.model, version.number, name, command=command_line(), force=force)
+    render.data({"tag": name, "version": version.ref}, render.table("", ["tag", "version"], [(name, version.ref)]))
+
+
+def methods(
+    name: Annotated[str, typer.Argument(metavar="[METHOD]", help="One method, with its hyper-parameters.")] = "",
+    json: options.Json = False,
+) -> None:
+    """List the methods, or the hyper-parameters of one.
+
+    Example: `kswapctl methods`, `kswapctl methods gs-lora`
+    """
+    from kswapctl.methods.describe import describe
+
+    described = [d for d in describe(name)]
+    if not name:
+        rows = [(d["name"], d["kind"], d["summary"], d["source"]) for d in described]
+        render.data(described, render.table("", ["method", "kind", "what it does", "source"], rows))
+        return
+    tables = [
+        render.table(
+            f"{d['name']}, {d['kind']}: {d['summary']}",
+            ["--set", *d["presets"], "meaning"],
+            [(p["name"], *(p["values"][preset] for preset in d["presets"]), p["help"]) for p in d["parameters"]],
+        )
+        for d in described
+    ]
+    render.data(described, *tables)
+
+
+def _classes(version: Version) -> str:
+    names = version.spec.get("classes", [])
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _place(model: str, number: int | None) -> str:
+    return model if number is None else f"{model}@{number or 'base'}"
+
+
+def _moved(event: Any) -> str:
+    if event.previous is None or event.previous == event.number:
+        return ""
+    return _place(event.model, event.previous)
+
+
+def _model_tables(registry: Registry, model: Model) -> list[render.Table]:
+    spec = model.spec
+    facts = {
+        "source": model.source,
+        "task": model.task,
+        "architecture": spec["architecture"],
+        "arguments": spec["arguments"],
+        "input": "x".join(map(str, spec["preprocessing"]["input_size"])),
+        "classes": f"{len(model.classes)}: {', '.join(model.classes[:6])}{' ...' if len(model.classes) > 6 else ''}",
+        "classifier": spec["classifier"],
+        "parameters": f"{spec['parameters']:,}",
+        "data": spec.get("data") or "-",
+        "tensors": model.fingerprint,
+        "head": registry.resolve(model.name).ref,
+        "added": model.created,
+    }
+    blocks = [(b["name"], ", ".join(layer.removeprefix(b["name"] + ".") for layer in b["layers"])) for b in spec["blocks"]]
+    return [render.table(model.name, ["", ""], facts.items()), render.table("", ["block", "adapted layers"], blocks)]
+
+
+def _version_tables(model: Model, version: Version) -> list[render.Table]:
+    facts: dict[str, object] = {
+        "kind": version.kind,
+        "parent": _place(model.name, version.parent) if version.number else "-",
+        "made (UTC)": version.created,
+        "tags": ", ".join(version.tags) or "-",
+        "fingerprint": version.fingerprint,
+    }
+    if version.number:
+        record = version.state["record"]
+        knowledge = Knowledge.from_json(version.state)
+        facts |= {
+            "method": f"{version.method} ({version.spec['preset']})",
+            "classes": _classes(version),
+            "data": version.spec["source"],
+            "seed": version.spec["seed"],
+            "steps": record["steps"],
+            "targets met": "yes" if record["met"] else "no",
+            "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
+            "stored": render.size(version.size),
+            "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),
+            "learned": ", ".join(knowledge.learned) or "-",
+            "forgotten": ", ".join(knowledge.forgotten) or "-",
+        }
+        facts |= {f"images, {part}": d["images"] for part, d in record["data"].items()}
+        skipped = sum(d["skipped"] for d in record["data"].values())
+        facts |= {"skipped images": skipped} if skipped else {}
+    return [render.table(version.ref, ["", ""], facts.items())]
+
+
+COMMANDS = {
+    "eval": evaluate,
+    "list": list_versions,
+    "show": show,
+    "log": log,
+    "diff": diff,
+    "rollback": rollback,
+    "tag": tag,
+    "methods": methods,
+}

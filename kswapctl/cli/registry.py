@@ -1,0 +1,96 @@
+"""Commands on the registry itself: init, add, models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kswapctl.cli import render
+from kswapctl.cli.options import Home, Json, ModelName, Quiet, names, pairs
+from kswapctl.operations.home import create_home, open_home
+
+
+def init(home: Home = None, json: Json = False) -> None:
+    """Make a registry: a folder `.kswap` here, or the one named.
+
+    Example: `kswapctl init`
+    """
+    with create_home(home) as registry:
+        render.data({"registry": str(registry.folder)}, render.table("", ["registry"], [[registry.folder]]))
+
+
+def add(
+    name: ModelName,
+    source: Annotated[str, typer.Argument(help="A timm model name, hf-hub:ORG/NAME, a .safetensors file, or a .pth file.")],
+    home: Home = None,
+    data: Annotated[str, typer.Option(metavar="DIR", help="Images of its classes: names them, and is used from then on.")] = "",
+    architecture: Annotated[str, typer.Option(help="timm's model name, where a file does not say it.")] = "",
+    model_arg: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of timm.create_model (may be repeated).")
+    ] = None,
+    classes: Annotated[str, typer.Option(metavar="A,B", help="Class names in the order of the classifier's rows.")] = "",
+    classes_file: Annotated[Path | None, typer.Option(help="The same, one a line.")] = None,
+    mean: Annotated[str, typer.Option(help="Per channel, e.g. 0.5,0.5,0.5.")] = "",
+    std: Annotated[str, typer.Option(help="Per channel.")] = "",
+    pretrained: Annotated[bool, typer.Option(help="Load a timm model's pretrained weights, or random ones.")] = True,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Open a .pth file, tensors only; no code is run.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Register a pretrained checkpoint under a name.
+
+    Example: `kswapctl add signs signs38.safetensors --data signs43`
+    """
+    with open_home(home) as registry:
+        from kswapctl.models.checkpoint import Description
+        from kswapctl.operations.models import add_model
+
+        preprocessing = {k: [float(x) for x in v.split(",")] for k, v in {"mean": mean, "std": std}.items() if v}
+        listed = names(classes) or (tuple(classes_file.read_text().split("\n")) if classes_file else ())
+        description = Description(
+            architecture=architecture,
+            arguments={k: _value(v) for k, v in pairs(model_arg).items()},
+            classes=tuple(c for c in listed if c),
+            preprocessing=preprocessing,
+            pretrained=pretrained,
+            allow_pickle=allow_pickle,
+        )
+        model = add_model(registry, name, source, description, data)
+    shown = {
+        "model": model.name,
+        "architecture": model.spec["architecture"],
+        "classes": len(model.classes),
+        "blocks": len(model.spec["blocks"]),
+        "parameters": model.spec["parameters"],
+        "fingerprint": model.fingerprint,
+    }
+    render.data(shown, render.table("", ["", ""], shown.items()))
+
+
+def models(home: Home = None, json: Json = False) -> None:
+    """List the registered models.
+
+    Example: `kswapctl models`
+    """
+    with open_home(home, read_only=True) as registry:
+        found = registry.models()
+        rows = [
+            (m.name, m.spec["architecture"], len(m.classes), f"{m.name}@{m.head or 'base'}", m.source, m.created) for m in found
+        ]
+    shown = [{"name": m.name, "source": m.source, "head": m.head, "classes": m.classes} for m in found]
+    render.data(shown, render.table("", ["model", "architecture", "#classes", "head", "source", "added"], rows))
+
+
+def _value(text: str) -> Any:
+    """A number, true or false, or the text itself."""
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+COMMANDS = {"init": init, "add": add, "models": models}

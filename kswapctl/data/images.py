@@ -1,0 +1,146 @@
+"""Decode images once, to bytes of the model's input size; what cannot be read is named, never skipped in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from timm.data import create_transform
+from torch import Tensor
+
+from kswapctl.data.sources import Sample, Source
+from kswapctl.errors import DataError
+from kswapctl.spec import Preprocessing
+
+MAX_PIXELS = 64_000_000
+"""A larger image is refused before it is decoded: a small file can unfold to gigabytes."""
+MAX_BAD_SHARE = 0.01
+"""With ``--skip-bad``, above this share of unreadable images the data as a whole is refused."""
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images with their labels."""
+
+    pixels: Tensor
+    """(N, C, H, W), uint8."""
+    samples: tuple[Sample, ...]
+    """The N samples, in the order of ``pixels``."""
+    digests: tuple[str, ...]
+    """SHA-256 of each image's file."""
+    bad: tuple[str, ...] = ()
+    """Keys of images that could not be read and were skipped."""
+
+    def targets(self, classes: Sequence[str]) -> Tensor:
+        """(N,) positions of the labels in ``classes``."""
+        position = {name: index for index, name in enumerate(classes)}
+        return torch.tensor([position[s.label] for s in self.samples], dtype=torch.long)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over labels and files, in no order: the same images, the same hash."""
+        lines = sorted(f"{s.label}\0{digest}" for s, digest in zip(self.samples, self.digests, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def decode(
+    source: Source, samples: Sequence[Sample], preprocessing: Preprocessing, skip_bad: bool = False, report: Report | None = None
+) -> Images:
+    """Read, decode and resize ``samples`` as timm would for evaluation, up to but without normalising.
+
+    An image that cannot be read is a :class:`DataError` that names it; with ``skip_bad`` it is left out and
+    listed, up to one in a hundred.
+    """
+    transform = _transform(preprocessing)
+
+    def one(sample: Sample) -> tuple[Tensor, str] | DataError:
+        try:
+            data = source.read(sample)
+            pixels = torch.from_numpy(np.array(transform(open_image(data, sample.key, preprocessing.input_size[0]))))
+        except DataError as error:
+            return error
+        return pixels, hashlib.sha256(data).hexdigest()
+
+    kept: list[Sample] = []
+    pixels: list[Tensor] = []
+    digests: list[str] = []
+    bad: list[DataError] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow lets go of Python's lock while decoding
+        for sample, result in zip(samples, pool.map(one, samples), strict=True):
+            if isinstance(result, DataError):
+                if not skip_bad:
+                    pool.shutdown(cancel_futures=True)
+                    raise result
+                bad.append(result)
+            else:
+                kept.append(sample)
+                pixels.append(result[0])
+                digests.append(result[1])
+            if report:
+                report(1)
+    _check_bad(bad, len(samples))
+    stacked = torch.stack(pixels) if pixels else torch.empty(0, *preprocessing.input_size, dtype=torch.uint8)
+    return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad))
+
+
+def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
+    """The decoded image, upright, in RGB (or grey for one channel).
+
+    Empty, truncated, oversized or unknown files are a :class:`DataError`; of an animation the first frame
+    counts; transparency is dropped; 16-bit grey is scaled to 8.
+    """
+    if not data:
+        raise DataError(f"image {key} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warning on large images is an error of ours below
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = "no image format known here" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"image {key} cannot be read ({reason})", "restore or remove it, or say --skip-bad") from error
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(N, C, H, W) uint8 to the floats the model expects."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, -1, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, -1, 1, 1) * 255
+    return (pixels.float() - mean) / std
+
+
+def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        preprocessing.input_size,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        use_prefetcher=True,  # in timm: leave bytes as bytes, normalise later
+    )
+    return transform
+
+
+def _check_bad(bad: Sequence[DataError], total: int) -> None:
+    if len(bad) > max(1, MAX_BAD_SHARE * total):
+        raise DataError(
+            f"{len(bad)} of {total} images cannot be read, the first: {bad[0].message}", "repair the data: more than 1% is bad"
+        )

@@ -1,0 +1,93 @@
+"""Choose the images of an operation: what comes or goes, what is shown again, and what decides when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kswapctl.data.images import Images, Report, decode
+from kswapctl.data.sources import Sample, Source
+from kswapctl.data.splits import by_class, share, take, training_part
+from kswapctl.errors import DataError
+from kswapctl.spec import Preprocessing, Rehearsal
+
+VALIDATION_CAP = 16
+"""Most validation images of a retained class: enough to see a point of accuracy lost over all of them."""
+
+Chosen = list[tuple[Source, list[Sample]]]
+"""Samples with the source each is read from."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Samples to train on, and samples to decide on, which training never sees."""
+
+    train: Chosen
+    validation: Chosen
+
+
+def changed_part(source: Source, classes: Collection[str], rehearsal: Rehearsal, seed: int) -> Parts:
+    """All training images of the classes to learn or forget, less the validation part."""
+    samples = training_part(source, classes)
+    for name, group in by_class(samples).items():
+        if len(group) < 2:
+            raise DataError(f"class {name!r} has one training image in {source.name}", "at least two are needed")
+    held = share(samples, rehearsal.validation, f"validation {seed}")
+    left = sorted(set(samples) - set(held), key=lambda s: s.key)
+    return Parts([(source, left)], [(source, held)])
+
+
+def retained_part(sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int) -> tuple[Parts, tuple[str, ...]]:
+    """The rehearsal share of each class, from the first source that has it, and a validation part beside it.
+
+    Also returns the classes that no source has.
+    """
+    parts = Parts([], [])
+    missing = set(classes)
+    for source in sources:
+        here = missing & set(source.classes)
+        missing -= here
+        samples = training_part(source, here)
+        if not samples:
+            continue
+        held = share(samples, rehearsal.validation, f"validation {seed}")
+        left = sorted(set(samples) - set(held), key=lambda s: s.key)
+        if rehearsal.per_class is None:
+            sizes = {c: max(1, round(rehearsal.share * len(g))) for c, g in by_class(samples).items()}
+        else:
+            sizes = dict.fromkeys(here, rehearsal.per_class)
+        capped = take(held, dict.fromkeys(here, VALIDATION_CAP), f"cap {seed}")
+        parts.train.append((source, take(left, sizes, f"rehearsal {seed}")))
+        parts.validation.append((source, capped))
+    return parts, tuple(c for c in classes if c in missing)
+
+
+def gather(chosen: Chosen, preprocessing: Preprocessing, skip_bad: bool, report: Report | None = None) -> Images:
+    """Decode samples of several sources into one set."""
+    decoded = [decode(source, samples, preprocessing, skip_bad, report) for source, samples in chosen]
+    if not decoded:
+        return Images(torch.empty(0, *preprocessing.input_size, dtype=torch.uint8), (), ())
+    return Images(
+        torch.cat([d.pixels for d in decoded]),
+        tuple(s for d in decoded for s in d.samples),
+        tuple(h for d in decoded for h in d.digests),
+        tuple(b for d in decoded for b in d.bad),
+    )
+
+
+def check_disjoint(one: Images, other: Images, names: tuple[str, str]) -> None:
+    """Raise :class:`DataError` where the same file stands in both sets."""
+    shared = set(one.digests) & set(other.digests)
+    if shared:
+        where = next(s.key for s, d in zip(one.samples, one.digests, strict=True) if d in shared)
+        raise DataError(
+            f"{len(shared)} images are in the {names[0]} and the {names[1]} set, such as {where}",
+            "the same image cannot stay and go: remove the copies",
+        )
+
+
+def count(chosen: Chosen) -> int:
+    """Number of samples."""
+    return sum(len(samples) for _, samples in chosen)

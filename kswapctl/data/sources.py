@@ -1,0 +1,193 @@
+"""Where labelled images come from: folders, manifests, Hugging Face datasets. Classes are names, never positions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kswapctl.errors import DataError, NotFoundError, nearest
+
+Split = Literal["train", "test", ""]
+"""The part a sample belongs to; empty where the source does not say, and a seeded cut decides."""
+
+SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "test",
+    "valid": "test",
+    "validation": "test",
+    "": "",
+}
+"""How the parts are called outside; without a test part the validation part of a public set is its test."""
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image of a source."""
+
+    key: str
+    """The image's name within its source: unique, stable, shown in messages."""
+    label: str
+    """Class name."""
+    split: Split
+    """Which part it belongs to."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples, and how to read the bytes of one."""
+
+    name: str
+    """As the user gave it, with folders absolute."""
+    samples: tuple[Sample, ...]
+    """Every sample, in a stable order."""
+    read: Callable[[Sample], bytes]
+    """The encoded image file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted."""
+        return tuple(sorted({s.label for s in self.samples}))
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise :class:`NotFoundError` for a class that has no image here."""
+        have = set(self.classes)
+        for name in names:
+            if name not in have:
+                raise NotFoundError(f"{self.name} has no class {name!r}", nearest(name, self.classes))
+
+
+def open_source(text: str) -> Source:
+    """Open what ``text`` names: ``hf:name``, a ``.csv`` or ``.jsonl`` manifest, or a folder."""
+    if text.startswith("hf:"):
+        return _hugging_face(text, text.removeprefix("hf:"))
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"no such data: {text}", "give a folder, a .csv or .jsonl manifest, or hf:NAME")
+    path = path.resolve()
+    if path.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
+        return _manifest(path)
+    if not path.is_dir():
+        raise DataError(f"{text} is neither a folder nor a .csv or .jsonl manifest")
+    if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+        return _hugging_face(str(path), str(path))
+    return _folder(path)
+
+
+def _folder(root: Path) -> Source:
+    parts = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in SPLITS}
+    if "test" in parts:
+        parts = {k: v for k, v in parts.items() if SPLITS[k.lower()] == "train" or k == "test"}
+    samples = [
+        Sample(str(file.relative_to(root)), folder.name, SPLITS[part.lower()])
+        for part, place in (parts or {"": root}).items()
+        for folder in sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+        for file in _images(folder)
+    ]
+    if not samples:
+        raise DataError(f"no class folders with images in {root}", "expected DIR/train/<class>/ or DIR/<class>/")
+    return Source(str(root), tuple(_unique_classes(samples)), lambda s: (root / s.key).read_bytes())
+
+
+def _images(folder: Path) -> list[Path]:
+    _check_name(folder.name)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not files:
+        raise DataError(f"class folder {folder} holds no image", "remove the folder, or put images in it")
+    return files
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"class folder {name!r} is not named in UTF-8", "rename the folder") from error
+
+
+def _unique_classes(samples: list[Sample]) -> list[Sample]:
+    labels = {s.label for s in samples}
+    for label in labels:
+        if label != label.strip() or any(c in label for c in ",\0\n"):
+            raise DataError(f"class name {label!r} has a comma, a line break or blanks at its ends", "rename the class")
+    return samples
+
+
+def _manifest(path: Path) -> Source:
+    """CSV with a header, or JSON lines, with ``path``, ``label`` and, where it is known, ``split``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]]
+        try:
+            rows = list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else [json.loads(r) for r in file if r.strip()]
+        except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path.name} cannot be read: {error}") from error
+    samples = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
+    if not samples:
+        raise DataError(f"{path.name} lists no image")
+    return Source(str(path), tuple(_unique_classes(samples)), lambda s: _read_beside(path, s))
+
+
+def _manifest_sample(row: dict[str, Any], number: int, path: Path) -> Sample:
+    missing = [name for name in ("path", "label") if not row.get(name)]
+    if missing:
+        raise DataError(f"row {number} of {path.name} has no {missing[0]!r}", "columns: path, label, split (optional)")
+    split = str(row.get("split") or "").lower()
+    if split not in SPLITS:
+        raise DataError(f"row {number} of {path.name} has the unknown split {split!r}", "use train or test")
+    return Sample(str(row["path"]), str(row["label"]), SPLITS[split])
+
+
+def _read_beside(manifest: Path, sample: Sample) -> bytes:
+    file = manifest.parent / sample.key
+    if not file.is_file():
+        raise DataError(f"{manifest.name} lists {sample.key}, which does not exist", "correct the manifest")
+    return file.read_bytes()
+
+
+def _hugging_face(name: str, place: str) -> Source:
+    """A dataset of the Hub or a local ``save_to_disk`` folder, with an image and a label column."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("Hugging Face datasets need an extra package", "pip install 'kswapctl[datasets]'") from error
+    local = Path(place).is_dir()
+    try:
+        loaded = datasets.load_from_disk(place) if local else datasets.load_dataset(place)
+    except (FileNotFoundError, ValueError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise NotFoundError(f"no dataset {name}: {str(error).splitlines()[0][:120]}") from error
+    parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    encoded = {part: _encoded(table, name) for part, table in parts.items()}
+    samples = [
+        Sample(f"{part}:{index}", label, SPLITS.get(part.lower(), "train"))
+        for part, (_, labels) in encoded.items()
+        for index, label in enumerate(labels)
+    ]
+
+    def read(sample: Sample) -> bytes:
+        part, _, index = sample.key.rpartition(":")
+        image = encoded[part][0][int(index)]
+        data: bytes = image["bytes"] or Path(image["path"]).read_bytes()
+        return data
+
+    return Source(name, tuple(_unique_classes(samples)), read)
+
+
+def _encoded(table: Any, name: str) -> tuple[Any, list[str]]:
+    """The image column, not decoded, and the labels as names."""
+    import datasets
+
+    images = next((k for k, f in table.features.items() if isinstance(f, datasets.Image)), None)
+    label = next((k for k in ("label", "labels", "class", "fine_label") if k in table.features), None)
+    if images is None or label is None:
+        raise DataError(f"{name} has no image and label columns, only {', '.join(table.features)}")
+    feature = table.features[label]
+    values = table[label]
+    names = [feature.int2str(v) for v in values] if isinstance(feature, datasets.ClassLabel) else [str(v) for v in values]
+    return table.cast_column(images, datasets.Image(decode=False))[images], names

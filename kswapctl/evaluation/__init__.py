@@ -1,0 +1,1 @@
+"""Model and sets in, scores out."""

@@ -1,0 +1,1 @@
+"""Ship a version: plain weights, ONNX, a PEFT folder."""

@@ -1,0 +1,117 @@
+"""A network as an ONNX file: dynamic batch, metadata, three precisions, and the check that it computes the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kswapctl.data.images import normalise
+from kswapctl.errors import ParityError
+from kswapctl.spec import ModelSpec
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is first imported
+
+Precision = Literal["fp32", "fp16", "int8"]
+ABSOLUTE, RELATIVE, MARGIN = 1e-4, 1e-3, 1e-3
+"""An fp32 logit may differ by ABSOLUTE + RELATIVE * |logit|; top-1 must agree where its margin exceeds MARGIN."""
+LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.995, "int8": 0.97}
+"""Lowest share of images with the same top-1, by precision."""
+LARGE = 1_500_000_000
+"""Bytes of weights above which they go to a file beside the model (protobuf ends at 2 GB)."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported file is from the network it was made of."""
+
+    images: int
+    largest: float
+    """Largest difference of a logit."""
+    agreement: float
+    """Share of images with the same top-1, in [0, 1]."""
+
+
+def write_onnx(network: nn.Module, spec: ModelSpec, path: Path, opset: int, metadata: Mapping[str, Any]) -> None:
+    """Export ``network`` with a dynamic batch; ``metadata`` is JSON under the key ``kswapctl``."""
+    example = torch.zeros(2, *spec.preprocessing.input_size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},),
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props["kswapctl"] = json.dumps(metadata, sort_keys=True)
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    program.save(str(path), external_data=size > LARGE)
+
+
+def to_fp16(path: Path) -> None:
+    """Turn the file's weights and arithmetic to half precision; inputs and outputs stay fp32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+
+
+def to_int8(path: Path) -> None:
+    """Quantise the weights of matrix products to 8 bits, per channel; activations at run time."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    del model.graph.value_info[:]  # the exporter's shapes contradict what the quantiser infers
+    onnx.save(model, path)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises on pre-processing that is done above
+    try:
+        quantize_dynamic(path, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+    finally:
+        root.setLevel(level)
+
+
+def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Tensor:
+    """(N, K) logits of (N, C, H, W) uint8 images, by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = [
+        torch.from_numpy(session.run(None, {"images": normalise(part, spec.preprocessing).numpy()})[0])
+        for part in pixels.split(batch)
+    ]
+    return torch.cat(outputs)
+
+
+def check_parity(expected: Tensor, exported: Tensor, precision: Precision) -> Parity:
+    """Compare (N, K) logits; a difference beyond the precision's bounds is a :class:`ParityError`."""
+    difference = (expected - exported).abs()
+    top = expected.topk(2, dim=-1).values
+    decided = top[:, 0] - top[:, 1] > MARGIN
+    same = expected.argmax(dim=-1) == exported.argmax(dim=-1)
+    parity = Parity(len(expected), difference.max().item(), same.float().mean().item())
+    beyond = precision == "fp32" and bool((difference > ABSOLUTE + RELATIVE * expected.abs()).any())
+    agreement = same[decided].float().mean().item() if decided.any() else 1.0
+    if beyond or not torch.isfinite(exported).all() or agreement < LEAST_AGREEMENT[precision]:
+        raise ParityError(
+            f"the {precision} file differs from the model: logits by up to {parity.largest:.2g}, top-1 the same on "
+            f"{parity.agreement:.2%} of {parity.images} images; it was not kept",
+            "export in fp32, or with another --opset",
+        )
+    return parity

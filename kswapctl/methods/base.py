@@ -1,0 +1,130 @@
+"""The protocol of a method: hyper-parameters as fields, losses as named terms; never optimiser, device or files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from kswapctl.errors import UsageError, nearest
+from kswapctl.spec import Kind, Role
+from kswapctl.tasks import Task
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network made of one role's part of a batch, now and before the operation."""
+
+    targets: Tensor
+    """(B,) rows of the classifier."""
+    features: Tensor
+    """(B, D), the classifier's input."""
+    outputs: Tensor
+    """(B, K) logits; K counts rows being learned."""
+    before_features: Tensor
+    """(B, D) of the model before the operation, on the same view of the image."""
+    before: Tensor
+    """(B, K_known) logits of the model before the operation."""
+
+
+@dataclass
+class Context:
+    """What stays the same between steps, and where training stands."""
+
+    task: Task
+    """Turns outputs into losses."""
+    known: int
+    """Rows of the classifier before the operation."""
+    chance: float
+    """Loss of a model that knows nothing, in nats: ln K."""
+    groups: dict[str, list[nn.Parameter]]
+    """Adapter parameters by block."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What ``prepare`` keeps for ``loss``: teachers, importances, prototypes."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """The hyper-parameters every gradient method shares; a method adds its own and its loss."""
+
+    kind: ClassVar[Kind]
+    """Whether it learns or forgets."""
+    source: ClassVar[str]
+    """The paper it comes from."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    """Named sets of values that differ from the fields' defaults."""
+
+    rank: int = 8
+    """Rank of the adapters."""
+    scale: float = 1.0
+    """The weight change is scale * B @ A."""
+    blocks: str = "all"
+    """Which blocks are adapted: all, or last:N."""
+    lr: float = 2e-3
+    """Highest learning rate of AdamW for the adapters; it falls along a cosine to zero."""
+    head_lr: float = 1e-2
+    """The same for the rows of classes being learned."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay of the adapters."""
+    steps: int = 160
+    """Most steps."""
+    least_steps: int = 1
+    """Steps before which the targets do not end the training."""
+    check_every: int = 20
+    """Steps between looks at the validation part."""
+    retain_batch: int = 40
+    """Retained images a step."""
+    change_batch: int = 24
+    """Images to learn or forget a step."""
+    retain_views: int = 8
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
+    change_views: int = 4
+    """Fixed variants of each image to learn or forget."""
+    sparsity: float = 0.0
+    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    proximal: bool = True
+    """Apply the penalty as a proximal step, which makes unused blocks exactly zero; else as a loss term."""
+
+    @classmethod
+    def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:
+        """The method with a preset's values and then ``settings`` (text, checked against each field's type)."""
+        if preset not in cls.presets:
+            raise UsageError(f"no preset {preset!r}", nearest(preset, cls.presets))
+        types = {f.name: f.type for f in dataclasses.fields(cls)}
+        values = dict(cls.presets[preset])
+        for name, text in settings.items():
+            if name not in types:
+                raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))
+            values[name] = _parse(name, text, str(types[name]))
+        return cls(**values)
+
+    def batch_of(self, role: Role) -> int:
+        """Images of ``role`` in a step."""
+        return self.retain_batch if role == "retain" else self.change_batch
+
+    def views_of(self, role: Role) -> int:
+        """Variants of each image of ``role``."""
+        return self.retain_views if role == "retain" else self.change_views
+
+    def prepare(self, context: Context, pools: Mapping[Role, Any]) -> None:
+        """Before the first step: teachers, importances, prototypes go to ``context.memory``."""
+
+    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+        """The roles whose images are joined, for each pass of a step."""
+        return [("retain", self.kind)]
+
+    def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
+        """Named scalars whose sum is minimised."""
+        raise NotImplementedError
+
+
+def _parse(name: str, text: str, kind: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{name}={text} is not a value of type {kind}") from error

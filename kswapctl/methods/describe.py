@@ -1,0 +1,57 @@
+"""What methods there are and what their hyper-parameters mean, read from the classes themselves."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from typing import Any
+
+from kswapctl.errors import NotFoundError, nearest
+from kswapctl.methods import METHODS, Method
+
+
+def describe(name: str = "") -> list[dict[str, Any]]:
+    """Each method (or the one called ``name``) with kind, summary, source, presets and hyper-parameters."""
+    if name and name not in METHODS:
+        raise NotFoundError(f"no method {name!r}", nearest(name, METHODS))
+    return [_one(n, method) for n, kinds in METHODS.items() for method in kinds if not name or n == name]
+
+
+def _one(name: str, method: type[Method]) -> dict[str, Any]:
+    presets = {preset: method.configure(preset, {}) for preset in method.presets}
+    helps = field_help(method)
+    return {
+        "name": name,
+        "kind": method.kind,
+        "summary": inspect.cleandoc(method.__doc__ or "").split("\n")[0],
+        "source": method.source,
+        "presets": list(presets),
+        "parameters": [
+            {
+                "name": f.name,
+                "type": f.type,
+                "help": helps.get(f.name, ""),
+                "values": {preset: getattr(m, f.name) for preset, m in presets.items()},
+            }
+            for f in dataclasses.fields(method)
+        ],
+    }
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """The text under each field of a dataclass and its bases: the string that follows the field in the source."""
+    helps: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(text):
+                helps[field.target.id] = inspect.cleandoc(ast.literal_eval(text.value))  # type: ignore[attr-defined]
+    return helps
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

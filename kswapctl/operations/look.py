@@ -1,0 +1,104 @@
+"""Measure versions on the test part, and compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kswap_registry import Registry, Version
+
+from kswapctl.data.images import Images
+from kswapctl.data.sets import Chosen, count, gather
+from kswapctl.data.sources import open_source
+from kswapctl.data.splits import test_part
+from kswapctl.errors import DataError, UsageError
+from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.scores import Evaluation, evaluate
+from kswapctl.operations.versions import Composed, load_version
+from kswapctl.progress import Progress
+from kswapctl.runtime import pick_device
+from kswapctl.spec import Knowledge
+
+
+@dataclass(frozen=True)
+class BlockChange:
+    """How far one block's adapted weights moved between two versions."""
+
+    name: str
+    change: float
+    """Frobenius norm of the difference."""
+    relative: float
+    """The same, over the norm of the first version's weights."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two versions side by side."""
+
+    accuracies: dict[str, tuple[float, float]]
+    """Set (as the second version sees it) to the accuracy of the first and the second; empty without data."""
+    blocks: tuple[BlockChange, ...]
+
+
+def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progress: Progress) -> Images:
+    """The test images of every class the version has a row for, each class from the first source that has it."""
+    chosen = _choose(composed.knowledge, data)
+    progress.stage("reading images", count(chosen))
+    images = gather(chosen, composed.spec.preprocessing, skip_bad, progress.advance)
+    for bad in images.bad:
+        progress.note(f"skipped: {bad}")
+    return images
+
+
+def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
+    names = list(data) or list(knowledge.sources)
+    if not names:
+        raise UsageError("no data to evaluate on", "name it: --data DIR")
+    chosen: Chosen = []
+    left = set(knowledge.classes)
+    for name in names:
+        source = open_source(name)
+        here = left & set(source.classes)
+        samples = test_part(source, here)
+        chosen.append((source, samples))
+        left -= {s.label for s in samples}
+    if not count(chosen):
+        raise DataError(f"{', '.join(names)} has no test image of any class of the model", "classes are matched by name")
+    return chosen
+
+
+def evaluate_version(
+    registry: Registry, version: Version, data: Sequence[str], skip_bad: bool, device: str, progress: Progress
+) -> Evaluation:
+    """Scores of ``version`` on the test part of ``data`` (else of what its stack was trained with), against its base."""
+    composed = load_version(registry, version)
+    base = load_version(registry, registry.resolve(f"{version.model}@base"))
+    images = test_images(composed, data, skip_bad, progress)
+    progress.stage("evaluating", 2 * len(images))
+    where = pick_device(device)
+    outputs, before = (
+        predict(c.network().to(where), images.pixels, c.spec.preprocessing, progress.advance) for c in (composed, base)
+    )
+    rows = composed.knowledge.classes
+    return evaluate(outputs, before, images.targets(rows), rows, composed.knowledge.sets())
+
+
+def compare(registry: Registry, first: Version, second: Version, data: Sequence[str], progress: Progress) -> Difference:
+    """What changed from ``first`` to ``second``: accuracy by set, and weights by block."""
+    one, two = load_version(registry, first), load_version(registry, second)
+    blocks = tuple(_block_change(one, two, b["name"], b["layers"]) for b in registry.model(first.model).spec["blocks"])
+    if not data and not two.knowledge.sources:
+        return Difference({}, blocks)
+    images = test_images(two, data, skip_bad=False, progress=progress)
+    progress.stage("evaluating", 2 * len(images))
+    outputs = [predict(c.network(), images.pixels, c.spec.preprocessing, progress.advance) for c in (two, one)]
+    rows = two.knowledge.classes
+    scores = evaluate(outputs[0], outputs[1], images.targets(rows), rows, two.knowledge.sets())
+    return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
+
+
+def _block_change(one: Composed, two: Composed, name: str, layers: Sequence[str]) -> BlockChange:
+    keys = [f"{layer}.weight" for layer in layers]
+    moved = sum((two.weights[k] - one.weights[k]).float().square().sum().item() for k in keys) ** 0.5
+    size = sum(one.weights[k].float().square().sum().item() for k in keys) ** 0.5
+    return BlockChange(name, moved, moved / size if size else 0.0)

@@ -1,0 +1,71 @@
+"""Register a pretrained checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from kswap_registry import Model, Registry
+
+from kswapctl.data.sources import open_source
+from kswapctl.errors import UsageError
+from kswapctl.models.blocks import find_blocks
+from kswapctl.models.checkpoint import Checkpoint, Description, build, load
+from kswapctl.models.heads import classifier_path
+from kswapctl.models.weights import fingerprint, write
+from kswapctl.operations.versions import BASE_FILE
+
+
+def add_model(registry: Registry, name: str, source: str, description: Description, data: str = "") -> Model:
+    """Load ``source`` and register it as ``name``; ``data`` names its classes where it does not itself.
+
+    What is kept: architecture and arguments, class names, preprocessing, the blocks that can be adapted, the
+    tensors and their hash.
+    """
+    if data:
+        opened = open_source(data)
+        data = opened.name
+        if not description.classes and not _names_itself(source):
+            description = dataclasses.replace(description, classes=opened.classes)
+    checkpoint = load(source, description)
+    return register(registry, name, source, checkpoint, data)
+
+
+def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint, data: str = "") -> Model:
+    """Register a loaded checkpoint as ``name``."""
+    network = build(checkpoint.spec, checkpoint.weights)
+    blocks = find_blocks(network, classifier_path(network))
+    spec = checkpoint.spec.to_json() | {
+        "classifier": classifier_path(network),
+        "blocks": [{"name": b.name, "layers": list(b.layers)} for b in blocks],
+        "parameters": sum(t.numel() for t in checkpoint.weights.values()),
+        "data": data,
+    }
+    with tempfile.TemporaryDirectory(dir=registry.folder / "tmp") as folder:
+        file = Path(folder) / BASE_FILE
+        write(checkpoint.weights, file, checkpoint.spec.to_json())
+        return registry.add_model(
+            name,
+            task=checkpoint.spec.task,
+            source=source,
+            spec=spec,
+            classes=list(checkpoint.spec.classes),
+            fingerprint=fingerprint(checkpoint.weights),
+            files={BASE_FILE: file},
+        )
+
+
+def _names_itself(source: str) -> bool:
+    """Whether a local file states its classes, so that the data's need not be taken."""
+    if not source.endswith(".safetensors"):
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(source, framework="pt") as file:
+            return '"classes"' in (file.metadata() or {}).get("kswapctl", "")
+    except FileNotFoundError:
+        return False
+    except SafetensorError as error:
+        raise UsageError(f"{source} is not a sound safetensors file ({error})") from error

@@ -1,0 +1,108 @@
+"""Ship a version: merge it to plain weights, export it to ONNX, unpack its adapter for PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kswap_registry import Registry, Version
+
+from kswapctl.data.images import Images
+from kswapctl.errors import UsageError
+from kswapctl.evaluation.predict import predict
+from kswapctl.export.files import check_free, written_whole
+from kswapctl.export.onnx import Parity, Precision, check_parity, run_onnx, to_fp16, to_int8, write_onnx
+from kswapctl.models.lora import save
+from kswapctl.models.weights import write
+from kswapctl.operations.look import test_images
+from kswapctl.operations.versions import Composed, load_adapters, load_version
+from kswapctl.progress import Progress
+
+CHECKED = 256
+"""Most images that an export is compared on."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write."""
+
+    output: Path
+    precision: Precision = "fp32"
+    opset: int = 18
+    data: tuple[str, ...] = ()
+    """Where the images of the check come from; empty means what the stack was trained with."""
+    every: bool = False
+    """Check on every test image."""
+    overwrite: bool = False
+
+
+def merge(registry: Registry, version: Version, output: Path, overwrite: bool, command: str) -> Path:
+    """Write the composed weights as a safetensors file that timm loads; its metadata lets ``add`` read it again."""
+    _outside(registry, output)
+    composed = load_version(registry, version)
+    with written_whole(output, overwrite) as temporary:
+        write(composed.weights, temporary, metadata_of(registry, composed))
+    registry.record(version.model, "merge", {"file": output.name}, number=version.number, command=command)
+    return output
+
+
+def export(registry: Registry, version: Version, request: Export, command: str, progress: Progress) -> Parity:
+    """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
+    _outside(registry, request.output)
+    check_free(request.output, request.overwrite)
+    composed = load_version(registry, version)
+    images = _spread(test_images(composed, request.data, True, progress), len(composed.spec.classes), request.every)
+    progress.stage("exporting", 3)
+    network = composed.network()
+    with written_whole(request.output, request.overwrite) as temporary:
+        write_onnx(network, composed.spec, temporary, request.opset, metadata_of(registry, composed))
+        progress.advance()
+        {"fp32": lambda _: None, "fp16": to_fp16, "int8": to_int8}[request.precision](temporary)
+        progress.advance()
+        expected = predict(network, images, composed.spec.preprocessing)
+        parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision)
+        progress.advance()
+    payload = {"file": request.output.name, "precision": request.precision, "opset": request.opset, "largest": parity.largest}
+    registry.record(version.model, "export", payload, number=version.number, command=command)
+    return parity
+
+
+def unpack(registry: Registry, version: Version, folder: Path, overwrite: bool) -> Path:
+    """Write the version's own adapter as a folder that plain PEFT loads."""
+    if not version.number:
+        raise UsageError(f"{version.ref} is the base: it has no adapter", "name a version: kswapctl list")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise UsageError(f"{folder} is not empty", "say --overwrite, or choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    save(load_adapters(registry, version)[-1], folder, version.model)
+    return folder
+
+
+def metadata_of(registry: Registry, composed: Composed) -> dict[str, Any]:
+    """What a shipped file says of itself: how to build and feed the network, and where its knowledge comes from."""
+    version, knowledge = composed.version, composed.knowledge
+    return composed.spec.to_json() | {
+        "classes": list(knowledge.classes),
+        "forgotten": sorted(knowledge.forgotten),
+        "learned": sorted(knowledge.learned),
+        "version": version.ref,
+        "fingerprint": version.fingerprint,
+        "lineage": [
+            {"version": v.ref, "kind": v.kind, "method": v.method, "classes": v.spec["classes"], "adapter": v.adapter}
+            for v in registry.stack(version)
+        ],
+    }
+
+
+def _spread(images: Images, classes: int, every: bool) -> Any:
+    """Pixels of every image, or of about CHECKED of them, evenly over the classes (which stand in order)."""
+    step = 1 if every else max(1, len(images) // max(CHECKED, 2 * classes))
+    return images.pixels[::step]
+
+
+def _outside(registry: Registry, output: Path) -> None:
+    if registry.folder.resolve() in output.resolve().parents:
+        raise UsageError(f"{output} is inside the registry", "choose another place")
+
+

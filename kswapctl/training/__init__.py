@@ -1,0 +1,1 @@
+"""The one loop, and what it runs on. Training returns values; operations commit them."""

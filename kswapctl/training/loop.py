@@ -1,0 +1,167 @@
+"""The one loop: joined batches of all roles, one forward a step, a look at the validation part, an early stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from kswapctl.errors import DivergedError
+from kswapctl.methods import Context, Method, Seen
+from kswapctl.models.lora import Adapter
+from kswapctl.spec import Role, Targets
+from kswapctl.training.optimiser import build_optimiser, cosine, shrink
+from kswapctl.training.pool import Pool, autocast
+from kswapctl.training.subject import Subject
+
+Pools = Mapping[Role, Pool]
+Report = Callable[[int, int, dict[str, float]], None]
+"""Called with the step, the number of steps, and the latest figures."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gives back."""
+
+    adapter: Adapter
+    """The change."""
+    validation: dict[str, float]
+    """Accuracies on the validation part, and the retained accuracy before."""
+    steps: int
+    """Steps taken."""
+    met: bool
+    """Whether the targets hold on the validation part."""
+    history: tuple[dict[str, float], ...]
+    """Figures of each look at the validation part."""
+    changed: tuple[str, ...]
+    """Blocks whose change is not zero."""
+
+
+def train(
+    subject: Subject, method: Method, context: Context, pools: Pools, validation: Pools, targets: Targets, plan: Plan
+) -> Outcome:
+    """Train ``subject``'s adapters until the targets hold on ``validation`` or the method's steps are used up.
+
+    A loss or a weight that is not finite, and a change of exactly nothing, are a :class:`DivergedError`.
+    """
+    method.prepare(context, pools)
+    optimiser = build_optimiser(subject, method)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    draws = {role: _draw(len(pool), plan.generator) for role, pool in pools.items()}
+    history: list[dict[str, float]] = []
+    step = 0
+    for step in range(1, method.steps + 1):
+        factor = cosine(step - 1, method.steps)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        for roles in method.passes(step):
+            losses = _step(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+            optimiser.zero_grad(set_to_none=True)
+            losses.backward()
+            optimiser.step()
+            if method.proximal and method.sparsity:
+                shrink(context.groups, method.sparsity * rates[0] * factor)
+        if step % method.check_every == 0 or step == method.steps:
+            figures = {"loss": losses.item()} | validate(subject, validation, plan.dtype)
+            _check_finite(figures["loss"], step)
+            history.append({"step": step} | figures)
+            plan.report(step, method.steps, figures)
+            if step >= method.least_steps and meets(figures, targets, method.kind):
+                break
+    return _outcome(subject, context, history, step, targets, method)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How steps are computed, and who is told."""
+
+    generator: Generator
+    """Decides the order of images."""
+    dtype: torch.dtype
+    """Of the forward and backward; weights and sums stay fp32."""
+    report: Report
+    """Told at each look at the validation part."""
+
+
+def meets(figures: Mapping[str, float], targets: Targets, kind: str) -> bool:
+    """Whether figures of the validation part satisfy the targets that apply to ``kind``."""
+    kept = figures["retain before"] - figures["retain"] <= targets.retain_drop
+    if kind == "learn":
+        return kept and figures["learn"] >= targets.learn
+    return kept and figures["forget"] <= targets.forget
+
+
+@torch.no_grad()
+def validate(subject: Subject, pools: Pools, dtype: torch.dtype) -> dict[str, float]:
+    """Accuracy of each role's pool over its views, now; and of the retained before the operation."""
+    figures: dict[str, float] = {}
+    for role, pool in pools.items():
+        correct: list[Tensor] = []
+        targets = pool.targets.repeat(len(pool.activations))
+        flat = pool.activations.flatten(0, 1)
+        for activations, expected in zip(flat.split(256), targets.split(256), strict=True):
+            with autocast(activations.device, dtype):
+                _, outputs = subject.forward(pool.prepare(activations))
+            correct.append(outputs.argmax(dim=-1) == expected)
+        figures[role] = torch.cat(correct).float().mean().item()
+        if role == "retain":
+            before = pool.outputs.flatten(0, 1).argmax(dim=-1)
+            figures["retain before"] = (before == targets).float().mean().item()
+    return figures
+
+
+def _step(
+    subject: Subject, method: Method, context: Context, pools: Pools, draws: Mapping[Role, Iterator[Tensor]], plan: Plan
+) -> Tensor:
+    """The summed loss of one joined batch."""
+    picks: dict[Role, tuple[Tensor, Tensor]] = {}
+    for role, pool in pools.items():
+        size = min(method.batch_of(role), len(pool))
+        images = torch.stack([next(draws[role]) for _ in range(size)])
+        views = torch.randint(len(pool.activations), (size,), generator=plan.generator)
+        picks[role] = (views, images)
+    activations = torch.cat([pools[r].prepare(pools[r].activations[v, i]) for r, (v, i) in picks.items()])
+    with autocast(activations.device, plan.dtype):
+        features, outputs = subject.forward(activations)
+    seen: dict[Role, Seen] = {}
+    start = 0
+    for role, (views, images) in picks.items():
+        rows = slice(start, start := start + len(images))
+        pool = pools[role]
+        seen[role] = Seen(
+            targets=pool.targets[images],
+            features=features[rows].float(),
+            outputs=outputs[rows].float(),
+            before_features=pool.features[views, images],
+            before=pool.outputs[views, images],
+        )
+    return torch.stack(list(method.loss(context, seen).values())).sum()
+
+
+def _draw(size: int, generator: Generator) -> Iterator[Tensor]:
+    """Positions 0 .. size - 1 in random order, over and over, each as often as the others."""
+    while True:
+        yield from torch.randperm(size, generator=generator)
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not torch.isfinite(torch.tensor(loss)):
+        raise DivergedError(
+            f"the loss became {loss} at step {step}; nothing was registered", "try a smaller learning rate: --set lr=..."
+        )
+
+
+def _outcome(
+    subject: Subject, context: Context, history: Sequence[dict[str, float]], step: int, targets: Targets, method: Method
+) -> Outcome:
+    adapter = subject.adapter()
+    for name, tensor in adapter.tensors().items():
+        if not torch.isfinite(tensor).all():
+            raise DivergedError(f"{name} became infinite or NaN; nothing was registered", "try a smaller lr")
+    if not adapter.factors and not adapter.head:
+        raise DivergedError("training changed nothing; nothing was registered", "lower --set sparsity, or take more steps")
+    changed = tuple(b.name for b in subject.blocks if any(layer in adapter.factors for layer in b.layers))
+    figures = {k: v for k, v in history[-1].items() if k != "step"}
+    return Outcome(adapter, figures, step, meets(figures, targets, method.kind), tuple(history), changed)

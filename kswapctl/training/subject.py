@@ -1,0 +1,89 @@
+"""The network under operation: the stack folded in, new adapters put on, cut at the first adapted block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kswapctl.models.blocks import Block
+from kswapctl.models.cut import cut
+from kswapctl.models.heads import GrowingHead, classifier_path
+from kswapctl.models.lora import Adapter, extract, inject
+
+
+@dataclass
+class Subject:
+    """A network with fresh adapters: ``above(below(images))`` gives its outputs."""
+
+    model: nn.Module
+    """The whole network."""
+    below: nn.Module
+    """Images to the input of the first adapted block; frozen."""
+    above: nn.Module
+    """From there to the outputs; trained."""
+    groups: dict[str, list[nn.Parameter]]
+    """Adapter parameters by block."""
+    blocks: tuple[Block, ...]
+    """The adapted blocks."""
+    rank: int
+    scale: float
+
+    @classmethod
+    def prepare(cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], rank: int, scale: float) -> Subject:
+        """Put adapters of ``rank`` on ``blocks`` and cut ``model`` below the first of them, where it can be cut."""
+        groups = inject(model, blocks, rank, scale)
+        head = model.get_submodule(classifier_path(model))
+        if isinstance(head, GrowingHead):
+            head.rows.requires_grad_(True)
+            head.bias.requires_grad_(True)
+        parts = cut(model, {b.name for b in every} | {classifier_path(model)}, blocks[0].name)
+        below, above = parts or (nn.Identity(), model)
+        return cls(model.eval(), below.eval(), above.eval(), groups, tuple(blocks), rank, scale)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier."""
+        return self.model.get_submodule(classifier_path(self.model))
+
+    def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) features before the classifier and (B, K) outputs."""
+        features: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        try:
+            outputs = self.above(activations)
+        finally:
+            hook.remove()
+        return features[0], outputs
+
+    def new_rows(self) -> list[nn.Parameter]:
+        """Weight and bias of the classes being learned; empty where the classifier does not grow."""
+        head = self.head
+        return [head.rows, head.bias] if isinstance(head, GrowingHead) else []
+
+    def adapter(self) -> Adapter:
+        """The change so far, as an adapter."""
+        path = classifier_path(self.model)
+        head: dict[str, Tensor] = {}
+        if isinstance(self.head, GrowingHead):
+            weight, bias = self.head.weights()
+            head = {f"{path}.weight": weight, f"{path}.bias": bias}
+        layers = [layer for block in self.blocks for layer in block.layers]
+        return extract(self.model, layers, self.rank, self.scale, head)
+
+
+def features_of(model: nn.Module, inputs: Tensor, batch: int = 128) -> Tensor:
+    """(N, D) features before the classifier, of normalised images (N, C, H, W)."""
+    collected: list[Tensor] = []
+    head = model.get_submodule(classifier_path(model))
+    hook = head.register_forward_pre_hook(lambda _, args: collected.append(args[0]))
+    try:
+        with torch.no_grad():
+            for part in inputs.split(batch):
+                model(part)
+    finally:
+        hook.remove()
+    return torch.cat(collected)
+
