@@ -17,13 +17,18 @@ def create(folder: Path) -> None:
         if (folder / layout.DATABASE).exists():
             return
         _refuse_remains(folder)
-        for part in (folder, folder / layout.BLOBS, folder / layout.TEMPORARY):
-            part.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         point("create.after_folders")
         _make_key(folder)
         point("create.after_key")
         _make_database(folder)
         point("create.after_publish")
+
+
+def make_folders(folder: Path) -> None:
+    """Make the folders of a registry where they are missing."""
+    for part in (folder, folder / layout.BLOBS, folder / layout.TEMPORARY):
+        part.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_remains(folder: Path) -> None:

@@ -11,7 +11,8 @@ from . import clock, identity
 from .database import Database, Row
 from .digests import ORIGIN, canonical, event_digest, text
 from .errors import Damaged
-from .records import Event
+from .records import Event, reference
+from .refs import MAIN
 
 if TYPE_CHECKING:
     from .store import Registry
@@ -102,6 +103,45 @@ def verify(database: Database, kept: str | None = None) -> Verification:
     if kept is not None and kept not in known:
         return Verification(len(rows), digest, len(rows) + 1, "the kept digest is not in this history")
     return Verification(len(rows), digest)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where heads and tags stand and what the records' digests are, as text by name, to be compared."""
+
+    facts: dict[str, str]
+
+    @classmethod
+    def of_tables(cls, database: Database) -> Told:
+        """What the tables hold."""
+        return cls({row["name"]: str(row["value"]) for query in _FACTS for row in database.rows(query)})
+
+
+def replay(database: Database) -> Told:
+    """What the tables should hold, after all that the history tells."""
+    facts: dict[str, str] = {}
+    for event in events(database, None, None):
+        told = event.payload
+        if "record" in told:
+            facts[f"{reference(str(event.model), event.number or 0)}"] = told["record"]
+        if "registered" in told:
+            facts[f"model {event.model}"] = told["registered"]
+        if "tag" in told:
+            facts[f"tag {event.model}@{told['tag']}"] = str(event.number)
+        elif event.previous is not None or event.action in ("add", "branch"):  # these move a head
+            facts[f"head of {event.model}@{told.get('branch', MAIN)}"] = str(event.number)
+    return Told(facts)
+
+
+_FACTS = (
+    "SELECT 'model ' || name AS name, digest AS value FROM models",
+    """SELECT models.name || '@' || iif(number = 0, 'base', number) AS name, versions.digest AS value
+    FROM versions JOIN models ON models.id = versions.model""",
+    """SELECT 'tag ' || models.name || '@' || tags.name AS name, number AS value
+    FROM tags JOIN models ON models.id = tags.model""",
+    """SELECT 'head of ' || models.name || '@' || branches.name AS name, head AS value
+    FROM branches JOIN models ON models.id = branches.model""",
+)
 
 
 def _fault(row: Row, expected: int, parent_digest: str) -> str:

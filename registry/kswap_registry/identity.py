@@ -21,10 +21,15 @@ def process() -> str:
     return f"{platform.node()}:{os.getpid()}:{_started(os.getpid())}"
 
 
-def lives_elsewhere(owner: str) -> bool:
-    """Whether ``owner`` (see :func:`process`) is another process of this machine and still runs."""
+def lives(owner: str) -> bool:
+    """Whether ``owner`` (see :func:`process`) is a process of this machine that still runs."""
     host, pid, started = owner.rsplit(":", 2)
-    return host == platform.node() and owner != process() and started != "" and _started(int(pid)) == started
+    return host == platform.node() and started != "" and _started(int(pid)) == started
+
+
+def lives_elsewhere(owner: str) -> bool:
+    """Whether ``owner`` still runs and is not the calling process."""
+    return owner != process() and lives(owner)
 
 
 def _started(pid: int) -> str:

@@ -15,6 +15,7 @@ from .digests import canonical, text
 from .durable import temporary_name
 from .errors import RegistryError, storage_errors
 from .faults import point
+from .names import check_label
 from .records import Version
 
 
@@ -27,6 +28,7 @@ class Plan:
     spec: Mapping[str, Any]
     command: str
     environment: Mapping[str, Any]
+    branch: str
 
 
 class Operation:
@@ -38,7 +40,9 @@ class Operation:
         self._plan = plan
         with database.writing():
             self._model = refs.model_row(database, name)
-            self.parent: Version = reading.version(database, self._model, refs.head(database, self._model))
+            self.parent: Version = reading.version(
+                database, self._model, refs.head(database, self._model, plan.branch)
+            )
             token = temporary_name()
             self._row = self._record(token)
         self.folder: Path = database.path.parent / layout.TEMPORARY / token
@@ -59,16 +63,22 @@ class Operation:
         weights: str,
         metrics: Mapping[str, float],
         note: str = "",
+        onto: str | None = None,
     ) -> Version:
-        """Store the files; then, in one transaction, record the version, move the head, write the history."""
+        """Store the files; then, in one transaction, record the version, move the head, write the history.
+
+        After HeadMoved the work is still here: commit it ``onto`` a new branch that starts at the parent.
+        """
         assert self.version is None, "an operation commits once"
         plan = self._plan
+        if onto is not None:
+            check_label(onto, "branch")
         change = writing.Change(plan.kind, plan.method, plan.spec, state, adapter, weights, metrics, note)
         blobs = self._store.add_all(files)
         with storage_errors(self._database.path.parent):
             point("commit.before_rows")
             with self._database.writing():
-                number = self._write(change, blobs)
+                number = self._write(change, blobs, onto)
             point("commit.after_commit")
         self.version = reading.resolve(self._database, f"{self.parent.model}@{number or 'base'}")
         return self.version
@@ -100,6 +110,7 @@ class Operation:
             "folder": token,
             "model": self._model,
             "parent": self.parent.number,
+            "branch": self._plan.branch,
             "kind": text(self._plan.kind, "kind"),
             "method": text(self._plan.method, "method"),
             "spec": canonical(dict(self._plan.spec), "spec"),
@@ -112,16 +123,20 @@ class Operation:
         }
         return writing.insert(self._database, "operations", fields)
 
-    def _write(self, change: writing.Change, blobs: Mapping[str, Blob]) -> int:
+    def _write(self, change: writing.Change, blobs: Mapping[str, Blob], onto: str | None) -> int:
         database, model, parent = self._database, self._model, self.parent
+        branch = onto or self._plan.branch
         writing.check_blobs(self._store, blobs)
+        if onto is not None:
+            writing.insert_branch(database, model, onto, parent.number)
         number = writing.insert_version(database, model, parent.number, change, blobs)
         point("commit.after_rows")
-        writing.move_head(database, model, parent.number, number)
+        writing.move_head(database, writing.Move(model, branch, parent.number, number))
         point("commit.after_head")
         written = reading.version(database, model, number)
         payload = {
             "operation": self._row,
+            "branch": branch,
             "method": change.method,
             "spec": written.spec,
             "environment": dict(self._plan.environment),

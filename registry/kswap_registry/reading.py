@@ -71,6 +71,14 @@ def digest_of(database: Database, model_id: int, number: int) -> str:
     return str(database.value("SELECT digest FROM versions WHERE model = ? AND number = ?", model_id, number))
 
 
+def branches(database: Database, name: str) -> dict[str, int]:
+    """A model's branches and the numbers they are at."""
+    with database.reading():
+        row_id = refs.model_row(database, name)
+        rows = database.rows("SELECT name, head FROM branches WHERE model = ? ORDER BY name", row_id)
+    return {row["name"]: row["head"] for row in rows}
+
+
 def model_digest(fields: Mapping[str, Any]) -> str:
     """The digest of what a model was registered with; ``fields`` as in its row."""
     return record_digest(

@@ -1,9 +1,12 @@
-"""References: 'faces', 'faces@2', 'faces@base', 'faces@-1', 'faces@tag', turned into a version's number."""
+"""References such as 'faces', 'faces@2', 'faces@base', 'faces@-1', 'faces@tag' and what they name."""
 
 from __future__ import annotations
 
-from .database import Database
+from .database import Database, Row
 from .errors import UnknownModel, UnknownVersion
+
+MAIN = "main"
+"""The branch every model starts with; 'faces@head' is its head."""
 
 
 def split(reference: str) -> tuple[str, str]:
@@ -30,9 +33,19 @@ def number(database: Database, reference: str) -> tuple[int, int]:
     return model, found
 
 
-def head(database: Database, model: int) -> int:
-    """The number of the version a model is at."""
-    return int(database.value("SELECT head FROM models WHERE id = ?", model))
+def head(database: Database, model: int, branch: str = MAIN) -> int:
+    """The number of the version a branch is at."""
+    found = branch_head(database, model, branch)
+    if found is None:
+        name = database.value("SELECT name FROM models WHERE id = ?", model)
+        raise UnknownVersion(f"{name}@{branch}", known(database, model, name))
+    return found
+
+
+def branch_head(database: Database, model: int, branch: str) -> int | None:
+    """The number a branch is at, if there is such a branch."""
+    found = database.value("SELECT head FROM branches WHERE model = ? AND name = ?", model, branch)
+    return None if found is None else int(found)
 
 
 def exists(database: Database, model: int, number: int) -> bool:
@@ -48,13 +61,18 @@ def tagged(database: Database, model: int, name: str) -> int | None:
 
 
 def known(database: Database, model: int, name: str) -> str:
-    """The versions and tags of a model, in a few words."""
+    """The versions, branches and tags of a model, in a few words."""
     last = database.value("SELECT max(number) FROM versions WHERE model = ?", model)
-    tags = [
-        row["name"] for row in database.rows("SELECT name FROM tags WHERE model = ? ORDER BY name", model)
-    ]
+    tags = database.rows("SELECT name FROM tags WHERE model = ? ORDER BY name", model)
+    branches = database.rows(
+        "SELECT name FROM branches WHERE model = ? AND name <> ? ORDER BY name", model, MAIN
+    )
     numbers = {0: "", 1: f", {name}@1"}.get(last, f", {name}@1 .. {name}@{last}")
-    return f"{name}@base{numbers}" + (f"; tags {', '.join(tags)}" if tags else "")
+    return f"{name}@base{numbers}{_listed('tags', tags)}{_listed('branches', branches)}"
+
+
+def _listed(what: str, rows: list[Row]) -> str:
+    return f"; {what} {', '.join(row['name'] for row in rows)}" if rows else ""
 
 
 def _select(database: Database, model: int, selector: str) -> int | None:
@@ -65,7 +83,8 @@ def _select(database: Database, model: int, selector: str) -> int | None:
     if _is_number(selector.removeprefix("-")):
         value = int(selector)
         return _back(database, model, -value) if selector[0] == "-" else _exact(database, model, value)
-    return tagged(database, model, selector)
+    at_tag = tagged(database, model, selector)
+    return branch_head(database, model, selector) if at_tag is None else at_tag
 
 
 def _is_number(selector: str) -> bool:

@@ -105,13 +105,13 @@ def _wanted_shape() -> dict[str, str]:
         for step in STEPS:
             for statement in step:
                 connection.execute(statement)
-        return {f"{kind} {name}": sql for kind, name, sql in connection.execute(_SHAPE)}
+        return {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in connection.execute(_SHAPE)}
     finally:
         connection.close()
 
 
 def _shape(database: Database) -> dict[str, str]:
-    return {f"{kind} {name}": sql for kind, name, sql in database.rows(_SHAPE)}
+    return {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in database.rows(_SHAPE)}
 
 
 _SHAPE = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite@_%' ESCAPE '@'"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import creation, history, layout, names, reading, refs, schema, writing
+from . import creation, filesystem, history, layout, names, reading, refs, schema, writing
 from .blobs import Blob, BlobStore
 from .database import Database
 from .digests import text
@@ -99,6 +99,10 @@ class Registry:
         """A model's tags and the version numbers they stand at."""
         return reading.tags(self.database, model_name)
 
+    def branches(self, model_name: str) -> dict[str, int]:
+        """A model's branches and the version numbers they are at; 'main' is always one."""
+        return reading.branches(self.database, model_name)
+
     def blob(self, digest: str, *, verify: bool = False) -> Path:
         """The path of a stored file, once it is known to be one (``verify``: with the right content)."""
         size = self.database.value("SELECT size FROM blobs WHERE digest = ?", digest)
@@ -164,9 +168,10 @@ class Registry:
         spec: Mapping[str, Any],
         command: str = "",
         environment: Mapping[str, Any] | None = None,
+        branch: str = refs.MAIN,
     ) -> Iterator[Operation]:
         """A learn or forget: holds the writer's lock, records how it ends, cleans its scratch folder."""
-        plan = Plan(kind, method, spec, command, environment or {})
+        plan = Plan(kind, method, spec, command, environment or {}, branch)
         with self.exclusive(command):
             operation = Operation(self.database, self.store, model_name, plan)
             try:
@@ -178,15 +183,22 @@ class Registry:
             operation.close(None)
 
     def move_head(
-        self, model_name: str, number: int, *, action: str = "rollback", command: str = "", note: str = ""
+        self,
+        model_name: str,
+        number: int,
+        *,
+        action: str = "rollback",
+        command: str = "",
+        note: str = "",
+        branch: str = refs.MAIN,
     ) -> Version:
-        """Move a model's head to any of its versions; nothing is recorded if it stands there already."""
+        """Move a branch's head to any of the model's versions; nothing is recorded if it is there already."""
         with self.exclusive(command), storage_errors(self.folder):
             with self.database.writing():
                 model = self._version_row(model_name, number)
-                previous = refs.head(self.database, model)
+                previous = refs.head(self.database, model, branch)
                 if previous != number:
-                    writing.move_head(self.database, model, previous, number)
+                    writing.move_head(self.database, writing.Move(model, branch, previous, number))
                     point("head.after_move")
                     history.append(
                         self.database,
@@ -195,11 +207,11 @@ class Registry:
                         number=number,
                         previous=previous,
                         command=command,
-                        payload={"note": note} if note else {},
+                        payload={"branch": branch, "note": note},
                     )
                 point("head.after_history")
             point("head.after_commit")
-        return self.resolve(f"{model_name}@head")
+        return self.resolve(f"{model_name}@{branch}")
 
     def tag(
         self,
@@ -235,6 +247,24 @@ class Registry:
                 )
             point("tag.after_commit")
 
+    def branch(self, model_name: str, name: str, number: int, *, command: str = "") -> None:
+        """Start a second line of a model at a version; 'faces@name' is its head from then on."""
+        names.check_label(name, "branch")
+        with storage_errors(self.folder):
+            with self.database.writing():
+                model = self._version_row(model_name, number)
+                writing.insert_branch(self.database, model, name, number)
+                point("branch.after_row")
+                history.append(
+                    self.database,
+                    action="branch",
+                    model=model_name,
+                    number=number,
+                    command=command,
+                    payload={"branch": name},
+                )
+            point("branch.after_commit")
+
     def record(
         self,
         model_name: str,
@@ -259,6 +289,10 @@ class Registry:
                 point("record.after_history")
             point("record.after_commit")
         return event
+
+    def require_space(self, needed: int) -> None:
+        """Refuse to begin when the disk has less than ``needed`` bytes free."""
+        filesystem.require_space(self.folder, needed)
 
     @contextmanager
     def exclusive(self, command: str = "") -> Iterator[None]:

@@ -141,5 +141,22 @@ _FIRST = (
     _never("models", "DELETE", "models_are_not_deleted"),
 )
 
-STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_BRANCHES = """CREATE TABLE branches (
+    model INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    head INTEGER NOT NULL,
+    PRIMARY KEY (model, name),
+    FOREIGN KEY (model, head) REFERENCES versions (model, number)
+) STRICT, WITHOUT ROWID"""
+
+# Two lines of a model side by side: the head moves out of the model, 'main' is the first branch.
+_SECOND = (
+    _BRANCHES,
+    "CREATE INDEX branches_by_head ON branches (model, head)",
+    "INSERT INTO branches (model, name, head) SELECT id, 'main', head FROM models",
+    "ALTER TABLE models DROP COLUMN head",
+    "ALTER TABLE operations ADD COLUMN branch TEXT NOT NULL DEFAULT 'main'",
+)
+
+STEPS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 """STEPS[n] leads from schema n to schema n + 1; a new database goes through all of them."""

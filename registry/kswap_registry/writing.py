@@ -52,10 +52,11 @@ def insert_model(database: Database, checkpoint: Checkpoint, blobs: Mapping[str,
         "classes": canonical(list(checkpoint.classes), "list of classes"),
         "created": clock.stamp(),
     }
-    row_id = insert(database, "models", {**fields, "digest": model_digest(fields), "head": 0})
+    row_id = insert(database, "models", {**fields, "digest": model_digest(fields)})
     base = Change("base", "", {}, {}, adapter="", weights=checkpoint.fingerprint, metrics={})
     fields = {**_columns(base), "fingerprint": text(checkpoint.fingerprint, "fingerprint")}
     _insert_version(database, row_id, {"number": 0, "parent": None, **fields}, {}, blobs)
+    insert_branch(database, row_id, refs.MAIN, 0)
 
 
 def refuse_known(database: Database, name: str) -> None:
@@ -97,8 +98,19 @@ def check_blobs(store: BlobStore, blobs: Mapping[str, Blob]) -> None:
         store.check(blob, deep=False)
 
 
+def insert_branch(database: Database, model: int, name: str, number: int) -> None:
+    """Write a new branch; a tag or branch of that name is in the way, as a reference could mean either."""
+    if refs.tagged(database, model, name) is not None:
+        raise AlreadyExists(f"there is a tag {name!r} already", "choose another name")
+    if refs.branch_head(database, model, name) is not None:
+        raise AlreadyExists(f"there is a branch {name!r} already", "choose another name")
+    insert(database, "branches", {"model": model, "name": name, "head": number})
+
+
 def set_tag(database: Database, model: int, name: str, number: int) -> None:
     """Put a tag at a version, wherever it stood before."""
+    if refs.branch_head(database, model, name) is not None:
+        raise AlreadyExists(f"there is a branch {name!r} already", "choose another name")
     database.execute(
         "INSERT INTO tags (model, name, number) VALUES (?, ?, ?)"
         " ON CONFLICT DO UPDATE SET number = excluded.number",
@@ -108,13 +120,30 @@ def set_tag(database: Database, model: int, name: str, number: int) -> None:
     )
 
 
-def move_head(database: Database, model: int, expected: int, number: int) -> None:
-    """Compare and swap: the head goes to ``number`` only if it is still at ``expected``."""
-    moved = database.execute("UPDATE models SET head = ? WHERE id = ? AND head = ?", number, model, expected)
+@dataclass(frozen=True)
+class Move:
+    """A head on its way: which branch of which model (its row id), from where it must be, to where."""
+
+    model: int
+    branch: str
+    expected: int
+    number: int
+
+
+def move_head(database: Database, move: Move) -> None:
+    """Compare and swap: the head moves only if it still is where it is expected."""
+    moved = database.execute(
+        "UPDATE branches SET head = ? WHERE model = ? AND name = ? AND head = ?",
+        move.number,
+        move.model,
+        move.branch,
+        move.expected,
+    )
     if moved.rowcount == 0:
-        name = database.value("SELECT name FROM models WHERE id = ?", model)
-        found = reference(name, refs.head(database, model))
-        raise HeadMoved(name, reference(name, expected), found)
+        name = database.value("SELECT name FROM models WHERE id = ?", move.model)
+        found = refs.head(database, move.model, move.branch)
+        branch = name if move.branch == refs.MAIN else f"{name}@{move.branch}"
+        raise HeadMoved(branch, reference(name, move.expected), reference(name, found))
 
 
 def _insert_version(

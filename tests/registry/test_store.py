@@ -81,8 +81,13 @@ def test_the_head_moves_back_and_forth_and_each_move_is_recorded(faces: Registry
     assert faces.move_head("faces", 0, command="kswapctl rollback", note="too much").ref == "faces@base"
     assert faces.move_head("faces", 2, action="forward").ref == "faces@2"
     back, forth = faces.events("faces", limit=2)
-    assert (back.action, back.previous, back.number, back.payload) == ("rollback", 2, 0, {"note": "too much"})
-    assert (forth.action, forth.previous, forth.number, forth.payload) == ("forward", 0, 2, {})
+    assert (back.action, back.previous, back.number, back.payload) == (
+        "rollback",
+        2,
+        0,
+        {"branch": "main", "note": "too much"},
+    )
+    assert (forth.action, forth.previous, forth.number) == ("forward", 0, 2)
 
 
 def test_a_move_to_where_the_head_is_records_nothing(faces: Registry) -> None:

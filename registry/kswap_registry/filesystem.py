@@ -1,0 +1,53 @@
+"""What kind of disk a folder lies on, as far as the kernel tells, and how much room it has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import StorageFull, storage_errors
+
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "9p",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "gpfs",
+    "beegfs",
+}
+_MOUNTS = Path("/proc/self/mounts")
+
+
+def network_kind(folder: Path) -> str:
+    """The kind of network disk ``folder`` lies on; empty for a local one, or where nobody knows."""
+    try:
+        mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
+    except OSError:
+        return ""
+    place = folder.resolve()
+    holding = [(fields[1], fields[2]) for fields in mounts if place.is_relative_to(_unescaped(fields[1]))]
+    _, kind = max(holding, key=lambda mount: len(mount[0]), default=("", ""))
+    return kind if kind in _NETWORK or kind.startswith("fuse.ssh") else ""
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what ``needed`` bytes of disk will not be there for."""
+    with storage_errors(folder):
+        status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        missing = (needed - free) / 1e6
+        raise StorageFull(
+            f"{needed / 1e6:.1f} MB are needed in {folder}, {free / 1e6:.1f} MB are free",
+            f"free at least {missing:.1f} MB, for instance with 'kswapctl gc'",
+        )
+
+
+def _unescaped(place: str) -> str:
+    return place.encode().decode("unicode_escape")  # /proc/mounts writes a space as \\040

@@ -1,0 +1,74 @@
+"""What lies in a registry's folder and belongs to nothing: dangling blobs and left scratch files.
+
+Such files are reported and cleaned up, never adopted: only a row makes a file part of the registry.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import identity, layout
+from .errors import storage_errors
+
+if TYPE_CHECKING:
+    from .store import Registry
+
+
+@dataclass(frozen=True)
+class Remain:
+    """A file or folder that nothing refers to."""
+
+    path: Path
+    what: str
+    size: int
+    """Bytes, of everything in it."""
+    age: float
+    """Seconds since it was last written; negative when the clock went back since."""
+
+
+def remains(registry: Registry) -> list[Remain]:
+    """Everything in blobs/ and tmp/ that no row refers to and no running operation uses."""
+    with storage_errors(registry.folder):
+        return [*_dangling(registry), *_scratch(registry)]
+
+
+def _dangling(registry: Registry) -> Iterator[Remain]:
+    # The files first: a blob that is stored and recorded meanwhile then counts as referred to.
+    present = list(registry.store.present())
+    referred = {row["digest"] for row in registry.database.rows("SELECT digest FROM blobs")}
+    for path in present:
+        if path.name not in referred or path != registry.store.path(path.name):
+            yield from _look(path, "a blob that no version refers to")
+
+
+def _scratch(registry: Registry) -> Iterator[Remain]:
+    present = sorted((registry.folder / layout.TEMPORARY).iterdir())
+    running = registry.database.rows("SELECT folder, owner FROM operations WHERE state = 'running'")
+    used = {row["folder"] for row in running if identity.lives(row["owner"])}
+    for path in present:
+        if path.name not in used:
+            yield from _look(path, "left by something that did not end")
+
+
+def _look(path: Path, what: str) -> Iterator[Remain]:
+    try:
+        size, written = _measure(path)
+    except FileNotFoundError:  # somebody tidied up at the same time
+        return
+    yield Remain(path, what, size, time.time() - written)
+
+
+def _measure(path: Path) -> tuple[int, float]:
+    status = path.lstat()
+    size, written = status.st_size, status.st_mtime
+    if stat.S_ISDIR(status.st_mode):
+        for name in os.listdir(path):
+            inner, later = _measure(path / name)
+            size, written = size + inner, max(written, later)
+    return size, written
