@@ -129,11 +129,7 @@ def _translate(error: sqlite3.Error, path: Path) -> RegistryError:
     if code in _BUSY:
         return Busy(f"{path} is locked by another process", "try again in a moment")
     if code in _DISK:
-        return StorageError(
-            f"{path} cannot be used: {error}", "check its permissions, its disk and the free space"
-        )
+        return StorageError(f"{path} cannot be used: {error}", "check its permissions, its disk and the free space")
     if code == sqlite3.SQLITE_READONLY:
-        return ReadOnly(
-            f"{path} cannot be written: {error}", "check the permissions of the file and its folder"
-        )
+        return ReadOnly(f"{path} cannot be written: {error}", "check the permissions of the file and its folder")
     return Damaged(f"{path} is damaged: {error}")

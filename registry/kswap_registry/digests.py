@@ -19,9 +19,7 @@ def canonical(value: object, what: str = "value") -> str:
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadValue(
-            f"the {what} is not plain JSON: {error}", "use text, finite numbers, lists, dicts"
-        ) from error
+        raise BadValue(f"the {what} is not plain JSON: {error}", "use text, finite numbers, lists, dicts") from error
 
 
 def text(value: str, what: str) -> str:

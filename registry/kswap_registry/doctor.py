@@ -87,9 +87,7 @@ def _tell(registry: Registry, moves: list[Moved], command: str) -> None:
     point("fix.after_history")
 
 
-def _guarded(
-    registry: Registry, invariant: str, look: Callable[[Registry], Iterator[Finding]]
-) -> Iterator[Finding]:
+def _guarded(registry: Registry, invariant: str, look: Callable[[Registry], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look(registry)
     except RegistryError as error:  # the check itself ran into the damage
@@ -101,9 +99,7 @@ def _database(registry: Registry) -> Iterator[Finding]:
         if row[0] != "ok":
             yield Finding("I7", layout.DATABASE, row[0])
     for row in registry.database.rows("PRAGMA foreign_key_check"):
-        yield Finding(
-            "I7", layout.DATABASE, f"a row of {row['table']} refers to a missing row of {row['parent']}"
-        )
+        yield Finding("I7", layout.DATABASE, f"a row of {row['table']} refers to a missing row of {row['parent']}")
 
 
 def _history(registry: Registry) -> Iterator[Finding]:
@@ -156,9 +152,7 @@ def _tables(registry: Registry) -> Iterator[Finding]:
     for name in sorted(told.facts.keys() | found.facts.keys()):
         said, stands = told.facts.get(name), found.facts.get(name)
         if said != stands:
-            yield Finding(
-                "I4", name, f"the history says {said or 'nothing'}, the tables say {stands or 'nothing'}"
-            )
+            yield Finding("I4", name, f"the history says {said or 'nothing'}, the tables say {stands or 'nothing'}")
     for row in registry.database.rows("SELECT * FROM operations WHERE state = 'running'"):
         if not identity.lives(row["owner"]):
             message = "its process died; the next command that writes will note that"

@@ -72,9 +72,7 @@ class NoRegistry(RegistryError):
     kind = "no-registry"
 
     def __init__(self, folder: Path, reason: str = "") -> None:
-        super().__init__(
-            f"no registry in {folder}{reason}", "make one with 'kswapctl init', or name its folder"
-        )
+        super().__init__(f"no registry in {folder}{reason}", "make one with 'kswapctl init', or name its folder")
 
 
 class Busy(RegistryError):
@@ -114,9 +112,7 @@ class MissingBlob(RegistryError):
     kind = "missing-blob"
 
     def __init__(self, digest: str, owner: str = "") -> None:
-        super().__init__(
-            f"blob {digest[:12]}{owner} is missing", "restore it from a backup or another registry"
-        )
+        super().__init__(f"blob {digest[:12]}{owner} is missing", "restore it from a backup or another registry")
 
 
 class CorruptBlob(RegistryError):
@@ -126,9 +122,7 @@ class CorruptBlob(RegistryError):
     kind = "corrupt-blob"
 
     def __init__(self, digest: str, reason: str) -> None:
-        super().__init__(
-            f"blob {digest[:12]} is damaged: {reason}", "restore it from a backup or another registry"
-        )
+        super().__init__(f"blob {digest[:12]} is damaged: {reason}", "restore it from a backup or another registry")
 
 
 class NewerSchema(RegistryError):

@@ -60,7 +60,7 @@ declare(
         "add.after_rows": "rows are written, not committed",
         "add.after_commit": "the model is registered",
         "operation.after_begin": "the running row is committed",
-        "operation.before_close": "the body of the operation ended without an error",
+        "operation.before_close": "the operation ended without a commit; its scratch folder is gone",
         "commit.before_rows": "all blobs of a version are stored",
         "commit.after_rows": "the version's rows are written, not committed",
         "commit.after_head": "the head has moved, not committed",

@@ -40,9 +40,7 @@ class Operation:
         self._plan = plan
         with database.writing():
             self._model = refs.model_row(database, name)
-            self.parent: Version = reading.version(
-                database, self._model, refs.head(database, self._model, plan.branch)
-            )
+            self.parent: Version = reading.version(database, self._model, refs.head(database, self._model, plan.branch))
             token = temporary_name()
             self._row = self._record(token)
         self.folder: Path = database.path.parent / layout.TEMPORARY / token
@@ -87,11 +85,14 @@ class Operation:
         """Note how it ended, unless it was committed, and remove the scratch folder."""
         state = "abandoned" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.version is not None:
+            return
         try:
-            point("operation.before_close")
-            with self._database.writing():
-                self._end(state, "" if error is None else f"{type(error).__name__}: {error}")
-        except (RegistryError, OSError):
+            with storage_errors(self._database.path.parent):
+                point("operation.before_close")
+                with self._database.writing():
+                    self._end(state, "" if error is None else f"{type(error).__name__}: {error}")
+        except RegistryError:
             # The disk is full or gone: the next writer marks it. What went wrong first is what counts.
             if error is None:
                 raise

@@ -81,14 +81,10 @@ def branches(database: Database, name: str) -> dict[str, int]:
 
 def model_digest(fields: Mapping[str, Any]) -> str:
     """The digest of what a model was registered with; ``fields`` as in its row."""
-    return record_digest(
-        {name: fields[name] for name in ("name", "task", "source", "spec", "classes", "created")}
-    )
+    return record_digest({name: fields[name] for name in ("name", "task", "source", "spec", "classes", "created")})
 
 
-def version_digest(
-    name: str, fields: Mapping[str, Any], files: Mapping[str, str], metrics: Mapping[str, float]
-) -> str:
+def version_digest(name: str, fields: Mapping[str, Any], files: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     """The digest of all that a version was recorded with; ``fields`` as in its row."""
     place = {"model": name, "number": fields["number"], "parent": fields["parent"]}
     columns = {column: fields[column] for column in RECORDED}
@@ -120,10 +116,7 @@ def _versions(database: Database, query: str, *values: Any) -> list[Version]:
         sizes[row["version"]] += row["size"]
     metrics = _grouped(database.rows(_METRICS, chosen))
     labels = _grouped(database.rows(_TAGS, chosen))
-    return [
-        _version(row, files[row["id"]], metrics[row["id"]], labels[row["id"]], sizes[row["id"]])
-        for row in rows
-    ]
+    return [_version(row, files[row["id"]], metrics[row["id"]], labels[row["id"]], sizes[row["id"]]) for row in rows]
 
 
 def _grouped(rows: Iterable[Row]) -> defaultdict[int, dict[str, Any]]:
@@ -137,9 +130,7 @@ def _version(
     row: Row, files: dict[str, str], metrics: dict[str, float], labels: Mapping[str, Any], size: int
 ) -> Version:
     name = row["model_name"]
-    _vouch(
-        reference(name, row["number"]), row["digest"], lambda: version_digest(name, dict(row), files, metrics)
-    )
+    _vouch(reference(name, row["number"]), row["digest"], lambda: version_digest(name, dict(row), files, metrics))
     return Version(
         model=name,
         number=row["number"],
@@ -169,9 +160,7 @@ def _vouch(what: str, recorded: str, compute: Callable[[], str]) -> None:
         raise Damaged(f"the record of {what} was changed after it was written")
 
 
-_VERSION = (
-    "SELECT versions.*, models.name AS model_name FROM versions JOIN models ON models.id = versions.model"
-)
+_VERSION = "SELECT versions.*, models.name AS model_name FROM versions JOIN models ON models.id = versions.model"
 
 _STACK = f"""
 WITH RECURSIVE line (number) AS (

@@ -64,9 +64,7 @@ def known(database: Database, model: int, name: str) -> str:
     """The versions, branches and tags of a model, in a few words."""
     last = database.value("SELECT max(number) FROM versions WHERE model = ?", model)
     tags = database.rows("SELECT name FROM tags WHERE model = ? ORDER BY name", model)
-    branches = database.rows(
-        "SELECT name FROM branches WHERE model = ? AND name <> ? ORDER BY name", model, MAIN
-    )
+    branches = database.rows("SELECT name FROM branches WHERE model = ? AND name <> ? ORDER BY name", model, MAIN)
     numbers = {0: "", 1: f", {name}@1"}.get(last, f", {name}@1 .. {name}@{last}")
     return f"{name}@base{numbers}{_listed('tags', tags)}{_listed('branches', branches)}"
 

@@ -119,9 +119,7 @@ class Registry:
         except FileNotFoundError:
             raise Damaged(f"the registry's key {path} is gone") from None
         except OSError as error:
-            raise ReadOnly(
-                f"the registry's key {path} cannot be read: {error.strerror}", "ask its owner"
-            ) from error
+            raise ReadOnly(f"the registry's key {path} cannot be read: {error.strerror}", "ask its owner") from error
 
     def add_model(
         self,

@@ -135,9 +135,7 @@ _FIRST = (
     _never("files", "DELETE", "files_are_not_deleted"),
     _never("metrics", "UPDATE", "metrics_are_not_edited"),
     _never("metrics", "DELETE", "metrics_are_not_deleted"),
-    _never(
-        "models", "UPDATE OF id, name, task, source, spec, classes, created, digest", "models_are_not_edited"
-    ),
+    _never("models", "UPDATE OF id, name, task, source, spec, classes, created, digest", "models_are_not_edited"),
     _never("models", "DELETE", "models_are_not_deleted"),
 )
 

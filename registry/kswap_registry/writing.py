@@ -79,16 +79,12 @@ def told(database: Database, name: str) -> dict[str, Any]:
     }
 
 
-def insert_version(
-    database: Database, model: int, parent: int, change: Change, blobs: Mapping[str, Blob]
-) -> int:
+def insert_version(database: Database, model: int, parent: int, change: Change, blobs: Mapping[str, Blob]) -> int:
     """Write a new version above ``parent``; returns its number."""
     number = 1 + database.value("SELECT max(number) FROM versions WHERE model = ?", model)
     below = database.value("SELECT fingerprint FROM versions WHERE model = ? AND number = ?", model, parent)
     fields = {**_columns(change), "fingerprint": stack_fingerprint(below, change.adapter)}
-    _insert_version(
-        database, model, {"number": number, "parent": parent, **fields}, finite(change.metrics), blobs
-    )
+    _insert_version(database, model, {"number": number, "parent": parent, **fields}, finite(change.metrics), blobs)
     return int(number)
 
 
@@ -112,8 +108,7 @@ def set_tag(database: Database, model: int, name: str, number: int) -> None:
     if refs.branch_head(database, model, name) is not None:
         raise AlreadyExists(f"there is a branch {name!r} already", "choose another name")
     database.execute(
-        "INSERT INTO tags (model, name, number) VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET number = excluded.number",
+        "INSERT INTO tags (model, name, number) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number",
         model,
         name,
         number,
