@@ -35,7 +35,8 @@ class Preprocessing:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
         """The reverse of :meth:`to_json`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

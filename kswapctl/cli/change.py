@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line, names, pairs
@@ -113,7 +114,8 @@ def swap(
     learn_data: Annotated[str, typer.Option("--learn", metavar="DIR", help="Images of the classes to learn.")],
     forget_classes: Annotated[str, typer.Option("--forget", metavar="A,B", help="Classes to forget.")],
     learn_classes: Annotated[
-        str, typer.Option("--classes", metavar="A,B", help="Classes of --learn to learn; else all that are new.")
+        str,
+        typer.Option("--classes", metavar="A,B", help="Classes of --learn to learn; else all that are new."),
     ] = "",
     data: options.Data = "",
     order: Annotated[str, typer.Option(help="Letters l and f: lf, fl, flf, lfl.")] = "lf",
@@ -137,11 +139,31 @@ def swap(
     targets = Targets(target_forget, max_retain_drop, target_learn)
     rehearsal = Rehearsal(retain_share)
     learning = Change(
-        "learn", names(learn_classes), learn_data, data, method, preset, {}, targets, rehearsal, seed=seed, skip_bad=skip_bad,
+        "learn",
+        names(learn_classes),
+        learn_data,
+        data,
+        method,
+        preset,
+        {},
+        targets,
+        rehearsal,
+        seed=seed,
+        skip_bad=skip_bad,
         device=device,
     )
     forgetting = Change(
-        "forget", names(forget_classes), data, "", method, preset, {}, targets, rehearsal, seed=seed, skip_bad=skip_bad,
+        "forget",
+        names(forget_classes),
+        data,
+        "",
+        method,
+        preset,
+        {},
+        targets,
+        rehearsal,
+        seed=seed,
+        skip_bad=skip_bad,
         device=device,
     )
     changes = {"l": learning, "f": forgetting}
@@ -153,7 +175,7 @@ def _run(model: str, changes: list[Change], home: options.Home) -> None:
         from kswapctl.operations.change import apply_all
 
         results = apply_all(registry, model, changes, command_line(), live)
-    render.data([_shown(r) for r in results], _table(results))
+    render.data([_shown(r) for r in results], table(results))
 
 
 def _shown(result: Result) -> dict[str, object]:
@@ -171,7 +193,8 @@ def _shown(result: Result) -> dict[str, object]:
     }
 
 
-def _table(results: list[Result]) -> render.Table:
+def table(results: list[Result]) -> Table:
+    """Finished operations, a row each."""
     rows = [
         (
             r.version.ref,
@@ -186,7 +209,17 @@ def _table(results: list[Result]) -> render.Table:
         )
         for r in results
     ]
-    columns = ["version", "change", "#its classes %", "#retained %", "#change", "targets met", "#blocks", "#size", "#time"]
+    columns = [
+        "version",
+        "change",
+        "#its classes %",
+        "#retained %",
+        "#change",
+        "targets met",
+        "#blocks",
+        "#size",
+        "#time",
+    ]
     return render.table("on the validation part; kswapctl eval measures on test", columns, rows)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from kswap_registry import Model, Registry, Version
+from kswap_registry import Event, Model, Registry, Version
+from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
 from kswapctl.spec import Knowledge
+
+if TYPE_CHECKING:
+    from kswapctl.evaluation.scores import Evaluation
 
 
 def evaluate(
@@ -34,19 +38,32 @@ def evaluate(
 
         version = registry.resolve(ref)
         result = evaluate_version(registry, version, data or [], skip_bad, device, live)
-    rows = [
-        (s.name, s.classes, s.images, render.percent(s.accuracy), render.percent(s.base), render.points(s.accuracy - s.base))
-        for s in result.sets
-    ]
-    title = f"{version.ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
-    tables = [render.table(title, ["set", "#classes", "#images", "#accuracy %", "#base %", "#change"], rows)]
-    if result.taken_for:
-        taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
-        tables.append(render.table("", ["forgotten", "is now taken for"], taken))
+    tables = evaluation_tables(version.ref, result)
     if per_class:
         each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
         tables.append(render.table("", ["class", "#images", "#accuracy %", "#base %"], each))
     render.data({"version": version.ref} | asdict(result), *tables)
+
+
+def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:
+    """Scores by set, and what the forgotten are now taken for."""
+    rows = [
+        (
+            s.name,
+            s.classes,
+            s.images,
+            render.percent(s.accuracy),
+            render.percent(s.base),
+            render.points(s.accuracy - s.base),
+        )
+        for s in result.sets
+    ]
+    title = f"{ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
+    tables = [render.table(title, ["set", "#classes", "#images", "#accuracy %", "#base %", "#change"], rows)]
+    if result.taken_for:
+        taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
+        tables.append(render.table("", ["forgotten", "is now taken for"], taken))
+    return tables
 
 
 def list_versions(
@@ -108,7 +125,16 @@ def log(
     with open_home(home, read_only=True) as registry:
         events = registry.events(model or None, limit=limit)
     rows = [
-        (e.seq, e.time[:19].replace("T", " "), e.user, e.action, _place(e.model, e.number), _moved(e), e.command) for e in events
+        (
+            e.seq,
+            e.time[:19].replace("T", " "),
+            e.user,
+            e.action,
+            _place(e.model, e.number),
+            _moved(e),
+            e.command,
+        )
+        for e in events
     ]
     columns = ["#seq", "time (UTC)", "who", "action", "version", "head was", "command"]
     render.data([asdict(e) for e in events], render.table("", columns, rows))
@@ -133,7 +159,9 @@ def diff(
         if one.model != two.model:
             raise UsageError(f"{one.ref} and {two.ref} are of different models", "compare versions of one model")
         result = compare(registry, one, two, data or [], live)
-    accuracy = [(name, render.percent(a), render.percent(b), render.points(b - a)) for name, (a, b) in result.accuracies.items()]
+    accuracy = [
+        (name, render.percent(a), render.percent(b), render.points(b - a)) for name, (a, b) in result.accuracies.items()
+    ]
     blocks = [(b.name, f"{b.change:.4f}", f"{100 * b.relative:.2f}") for b in result.blocks]
     render.data(
         {"first": one.ref, "second": two.ref} | asdict(result),
@@ -144,7 +172,9 @@ def diff(
 
 def rollback(
     model: options.ModelName,
-    to: Annotated[str, typer.Option(metavar="V", help="A number, -N steps, base, or a tag; else one step back.")] = "-1",
+    to: Annotated[
+        str, typer.Option(metavar="V", help="A number, -N steps, base, or a tag; else one step back.")
+    ] = "-1",
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
@@ -186,7 +216,7 @@ def methods(
     """
     from kswapctl.methods.describe import describe
 
-    described = [d for d in describe(name)]
+    described = describe(name)
     if not name:
         rows = [(d["name"], d["kind"], d["summary"], d["source"]) for d in described]
         render.data(described, render.table("", ["method", "kind", "what it does", "source"], rows))
@@ -207,17 +237,17 @@ def _classes(version: Version) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _place(model: str, number: int | None) -> str:
-    return model if number is None else f"{model}@{number or 'base'}"
+def _place(model: str | None, number: int | None) -> str:
+    return model or "" if number is None else f"{model}@{number or 'base'}"
 
 
-def _moved(event: Any) -> str:
+def _moved(event: Event) -> str:
     if event.previous is None or event.previous == event.number:
         return ""
     return _place(event.model, event.previous)
 
 
-def _model_tables(registry: Registry, model: Model) -> list[render.Table]:
+def _model_tables(registry: Registry, model: Model) -> list[Table]:
     spec = model.spec
     facts = {
         "source": model.source,
@@ -233,11 +263,16 @@ def _model_tables(registry: Registry, model: Model) -> list[render.Table]:
         "head": registry.resolve(model.name).ref,
         "added": model.created,
     }
-    blocks = [(b["name"], ", ".join(layer.removeprefix(b["name"] + ".") for layer in b["layers"])) for b in spec["blocks"]]
-    return [render.table(model.name, ["", ""], facts.items()), render.table("", ["block", "adapted layers"], blocks)]
+    blocks = [
+        (b["name"], ", ".join(layer.removeprefix(b["name"] + ".") for layer in b["layers"])) for b in spec["blocks"]
+    ]
+    return [
+        render.table(model.name, ["", ""], facts.items()),
+        render.table("", ["block", "adapted layers"], blocks),
+    ]
 
 
-def _version_tables(model: Model, version: Version) -> list[render.Table]:
+def _version_tables(model: Model, version: Version) -> list[Table]:
     facts: dict[str, object] = {
         "kind": version.kind,
         "parent": _place(model.name, version.parent) if version.number else "-",

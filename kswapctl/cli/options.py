@@ -37,11 +37,16 @@ Data = Annotated[
 ]
 EvalData = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="DIR", help="Images to use (may be repeated); else what the stack was trained with."),
+    typer.Option(
+        "--data", metavar="DIR", help="Images to use (may be repeated); else what the stack was trained with."
+    ),
 ]
 Classes = Annotated[str, typer.Option("--classes", metavar="A,B", help="Class names, separated by commas.")]
 RetainData = Annotated[
-    str, typer.Option("--retain-data", metavar="DIR", help="Images of what must stay; else --data and what was used before.")
+    str,
+    typer.Option(
+        "--retain-data", metavar="DIR", help="Images of what must stay; else --data and what was used before."
+    ),
 ]
 RetainShare = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of each known class's training images shown again.")

@@ -23,19 +23,28 @@ def init(home: Home = None, json: Json = False) -> None:
 
 def add(
     name: ModelName,
-    source: Annotated[str, typer.Argument(help="A timm model name, hf-hub:ORG/NAME, a .safetensors file, or a .pth file.")],
+    source: Annotated[
+        str, typer.Argument(help="A timm model name, hf-hub:ORG/NAME, a .safetensors file, or a .pth file.")
+    ],
     home: Home = None,
-    data: Annotated[str, typer.Option(metavar="DIR", help="Images of its classes: names them, and is used from then on.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Images of its classes: names them, and is used from then on.")
+    ] = "",
     architecture: Annotated[str, typer.Option(help="timm's model name, where a file does not say it.")] = "",
     model_arg: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of timm.create_model (may be repeated).")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An argument of timm.create_model (may be repeated)."),
     ] = None,
-    classes: Annotated[str, typer.Option(metavar="A,B", help="Class names in the order of the classifier's rows.")] = "",
+    classes: Annotated[
+        str, typer.Option(metavar="A,B", help="Class names in the order of the classifier's rows.")
+    ] = "",
     classes_file: Annotated[Path | None, typer.Option(help="The same, one a line.")] = None,
     mean: Annotated[str, typer.Option(help="Per channel, e.g. 0.5,0.5,0.5.")] = "",
     std: Annotated[str, typer.Option(help="Per channel.")] = "",
     pretrained: Annotated[bool, typer.Option(help="Load a timm model's pretrained weights, or random ones.")] = True,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Open a .pth file, tensors only; no code is run.")] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Open a .pth file, tensors only; no code is run.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,7 +86,15 @@ def models(home: Home = None, json: Json = False) -> None:
     with open_home(home, read_only=True) as registry:
         found = registry.models()
         rows = [
-            (m.name, m.spec["architecture"], len(m.classes), f"{m.name}@{m.head or 'base'}", m.source, m.created) for m in found
+            (
+                m.name,
+                m.spec["architecture"],
+                len(m.classes),
+                f"{m.name}@{m.head or 'base'}",
+                m.source,
+                m.created,
+            )
+            for m in found
         ]
     shown = [{"name": m.name, "source": m.source, "head": m.head, "classes": m.classes} for m in found]
     render.data(shown, render.table("", ["model", "architecture", "#classes", "head", "source", "added"], rows))

@@ -19,9 +19,17 @@ from rich.table import Table
 class Failure(Protocol):
     """What every error of ours carries."""
 
-    message: str
-    hint: str
-    kind: str
+    @property
+    def message(self) -> str:
+        """What went wrong."""
+
+    @property
+    def hint(self) -> str:
+        """What to do now."""
+
+    @property
+    def kind(self) -> str:
+        """One word for programs."""
 
 
 @dataclasses.dataclass
@@ -50,7 +58,7 @@ def use_quiet() -> None:
 
 def out() -> Console:
     """The console of data."""
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def err() -> Console:
@@ -66,7 +74,7 @@ def clean(text: str) -> str:
 def error(failure: Failure, code: int) -> None:
     """What went wrong, and what to do now."""
     if _style.json:
-        print(json.dumps({"code": code, "kind": failure.kind, "message": failure.message, "hint": failure.hint}))  # noqa: T201
+        print(json.dumps({"code": code, "kind": failure.kind, "message": failure.message, "hint": failure.hint}))
         return
     err().print(f"[bold red]error:[/] {clean(failure.message)}")
     if failure.hint:
@@ -79,10 +87,15 @@ def say(text: str) -> None:
         err().print(clean(text))
 
 
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+
+
 def data(value: Any, *tables: Table) -> None:
     """``value`` as JSON where that was asked for, else the tables."""
     if _style.json:
-        print(json.dumps(_plain(value), indent=2, ensure_ascii=False))  # noqa: T201
+        print_json(_plain(value))
         return
     console = out()
     for table in tables:
@@ -91,7 +104,14 @@ def data(value: Any, *tables: Table) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table; columns whose name begins with ``#`` are right-aligned numbers."""
-    built = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    built = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
     for column in columns:
         built.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
     for row in rows:
@@ -148,7 +168,9 @@ class Live:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         if kind is None:
             for text in self.notes:

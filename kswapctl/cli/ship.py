@@ -70,7 +70,15 @@ def export(
     }
     rows = [(output, version.ref, precision, render.size(output.stat().st_size), parity.images, f"{parity.largest:.1e}",
              render.percent(parity.agreement))]  # fmt: skip
-    columns = ["file", "version", "precision", "#size", "#images checked", "#largest logit difference", "#same top-1 %"]
+    columns = [
+        "file",
+        "version",
+        "precision",
+        "#size",
+        "#images checked",
+        "#largest logit difference",
+        "#same top-1 %",
+    ]
     render.data(shown, render.table("", columns, rows))
 
 
@@ -91,7 +99,10 @@ def unpack(
         version = registry.resolve(ref)
         write(registry, version, output, overwrite)
     files = sorted(p.name for p in output.iterdir())
-    render.data({"folder": output, "files": files}, render.table("", ["folder", "files"], [(output, ", ".join(files))]))
+    render.data(
+        {"folder": output, "files": files},
+        render.table("", ["folder", "files"], [(output, ", ".join(files))]),
+    )
 
 
 COMMANDS = {"merge": merge, "export": export, "unpack": unpack}

@@ -56,7 +56,11 @@ class Images:
 
 
 def decode(
-    source: Source, samples: Sequence[Sample], preprocessing: Preprocessing, skip_bad: bool = False, report: Report | None = None
+    source: Source,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    skip_bad: bool = False,
+    report: Report | None = None,
 ) -> Images:
     """Read, decode and resize ``samples`` as timm would for evaluation, up to but without normalising.
 
@@ -106,15 +110,24 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's warning on large images is an error of ours below
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+                raise DataError(
+                    f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad"
+                )
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+    ) as error:
         reason = "no image format known here" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"image {key} cannot be read ({reason})", "restore or remove it, or say --skip-bad") from error
 
@@ -142,5 +155,6 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
 def _check_bad(bad: Sequence[DataError], total: int) -> None:
     if len(bad) > max(1, MAX_BAD_SHARE * total):
         raise DataError(
-            f"{len(bad)} of {total} images cannot be read, the first: {bad[0].message}", "repair the data: more than 1% is bad"
+            f"{len(bad)} of {total} images cannot be read, the first: {bad[0].message}",
+            "repair the data: more than 1% is bad",
         )

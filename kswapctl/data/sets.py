@@ -39,7 +39,9 @@ def changed_part(source: Source, classes: Collection[str], rehearsal: Rehearsal,
     return Parts([(source, left)], [(source, held)])
 
 
-def retained_part(sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int) -> tuple[Parts, tuple[str, ...]]:
+def retained_part(
+    sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int
+) -> tuple[Parts, tuple[str, ...]]:
     """The rehearsal share of each class, from the first source that has it, and a validation part beside it.
 
     Also returns the classes that no source has.

@@ -125,7 +125,11 @@ def _manifest(path: Path) -> Source:
     with path.open(newline="", encoding="utf-8") as file:
         rows: list[dict[str, Any]]
         try:
-            rows = list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else [json.loads(r) for r in file if r.strip()]
+            rows = (
+                list(csv.DictReader(file))
+                if path.suffix.lower() == ".csv"
+                else [json.loads(r) for r in file if r.strip()]
+            )
         except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path.name} cannot be read: {error}") from error
     samples = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
@@ -160,7 +164,12 @@ def _hugging_face(name: str, place: str) -> Source:
     local = Path(place).is_dir()
     try:
         loaded = datasets.load_from_disk(place) if local else datasets.load_dataset(place)
-    except (FileNotFoundError, ValueError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        ConnectionError,
+        datasets.exceptions.DatasetNotFoundError,
+    ) as error:
         raise NotFoundError(f"no dataset {name}: {str(error).splitlines()[0][:120]}") from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
     encoded = {part: _encoded(table, name) for part, table in parts.items()}
@@ -189,5 +198,7 @@ def _encoded(table: Any, name: str) -> tuple[Any, list[str]]:
         raise DataError(f"{name} has no image and label columns, only {', '.join(table.features)}")
     feature = table.features[label]
     values = table[label]
-    names = [feature.int2str(v) for v in values] if isinstance(feature, datasets.ClassLabel) else [str(v) for v in values]
+    names = (
+        [feature.int2str(v) for v in values] if isinstance(feature, datasets.ClassLabel) else [str(v) for v in values]
+    )
     return table.cast_column(images, datasets.Image(decode=False))[images], names

@@ -41,7 +41,10 @@ def take(samples: Iterable[Sample], counts: dict[str, int], seed: object) -> lis
     """``counts[label]`` images of each class, chosen by ``seed``."""
     taken: list[Sample] = []
     for label, group in by_class(samples).items():
-        ordered = sorted(group, key=lambda s: hashlib.sha256(f"{seed}\0{s.key}".encode("utf-8", "surrogateescape")).digest())
+        ordered = sorted(
+            group,
+            key=lambda s: hashlib.sha256(f"{seed}\0{s.key}".encode("utf-8", "surrogateescape")).digest(),
+        )
         taken += ordered[: counts[label]]
     return taken
 

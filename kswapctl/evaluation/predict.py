@@ -16,7 +16,10 @@ BATCH = 128
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, pixels: Tensor, preprocessing: Preprocessing, report: Callable[[int], None] | None = None
+    model: nn.Module,
+    pixels: Tensor,
+    preprocessing: Preprocessing,
+    report: Callable[[int], None] | None = None,
 ) -> Tensor:
     """(N, K) fp32 logits of (N, C, H, W) uint8 images, on the model's device, returned on the CPU."""
     device = next(model.parameters()).device

@@ -52,7 +52,11 @@ class Evaluation:
 
 
 def evaluate(
-    outputs: Tensor, base_outputs: Tensor, targets: Tensor, rows: Sequence[str], sets: Mapping[str, Sequence[str]]
+    outputs: Tensor,
+    base_outputs: Tensor,
+    targets: Tensor,
+    rows: Sequence[str],
+    sets: Mapping[str, Sequence[str]],
 ) -> Evaluation:
     """Scores of (N, K) logits, beside the base's (N, K_base), for (N,) labels that index ``rows``."""
     correct = outputs.argmax(dim=-1) == targets
@@ -64,14 +68,18 @@ def evaluate(
         chosen = sum((targets == position[c] for c in classes), targets != targets)
         if not chosen.any():
             continue
-        scores.append(SetScore(name, len(classes), int(chosen.sum()), _mean(correct[chosen]), _mean(base_correct[chosen])))
+        scores.append(
+            SetScore(name, len(classes), int(chosen.sum()), _mean(correct[chosen]), _mean(base_correct[chosen]))
+        )
         for c in classes:
             own = targets == position[c]
             if own.any():
                 per_class.append(ClassScore(c, int(own.sum()), _mean(correct[own]), _mean(base_correct[own])))
     forgotten = [c for name in ("forgotten", "forgotten earlier") for c in sets.get(name, ())]
     answers = outputs.argmax(dim=-1)
-    taken_for = {c: _commonest(answers[targets == position[c]], rows) for c in forgotten if (targets == position[c]).any()}
+    taken_for = {
+        c: _commonest(answers[targets == position[c]], rows) for c in forgotten if (targets == position[c]).any()
+    }
     by_name = {s.name: s for s in scores}
     return Evaluation(tuple(scores), tuple(per_class), taken_for, _h_mean(by_name))
 

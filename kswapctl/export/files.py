@@ -21,7 +21,9 @@ def written_whole(target: Path, overwrite: bool = False) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise DiskError(f"cannot write {target}: {error.strerror or error}", "free some space, or choose another place") from error
+        raise DiskError(
+            f"cannot write {target}: {error.strerror or error}", "free some space, or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -82,7 +82,9 @@ def to_int8(path: Path) -> None:
     level = root.level
     root.setLevel(logging.ERROR)  # it advises on pre-processing that is done above
     try:
-        quantize_dynamic(path, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+        quantize_dynamic(
+            path, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+        )
     finally:
         root.setLevel(level)
 

@@ -6,6 +6,7 @@ Swapping via Learning and Unlearning, ICML 2025. The preset ``paper`` holds thei
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Learn(Method):
 
     kind = "learn"
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
-    presets = {"default": {}, "paper": PAPER}  # noqa: RUF012
+    presets: ClassVar = {"default": {}, "paper": PAPER}
 
     distillation: float = 1.0
     """Weight of the distillation from the model before, on known classes."""
@@ -47,11 +48,10 @@ class Learn(Method):
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Retain and learn cross-entropy, distillation of the known logits, and the penalty where it is a term."""
         retain, learn = seen["retain"], seen["learn"]
-        known = slice(0, context.known)
         return {
             "retain": context.task.losses(retain.outputs, retain.targets).mean(),
             "learn": self.beta * context.task.losses(learn.outputs, learn.targets).mean(),
-            "distillation": self.distillation * distill(retain.outputs[:, known], retain.before, self.temperature),
+            "distillation": self.distillation * distill(retain.outputs, retain.before, self.temperature),
         } | _penalty(self, context)
 
 
@@ -61,7 +61,10 @@ class Forget(Method):
 
     kind = "forget"
     source = "Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024"
-    presets = {"default": {}, "paper": PAPER | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2}}  # noqa: RUF012
+    presets: ClassVar = {
+        "default": {},
+        "paper": PAPER | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2},
+    }
 
     bound: float = 2.0
     """Forget loss, in units of ln K, above which an image counts as forgotten."""

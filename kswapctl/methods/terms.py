@@ -20,10 +20,14 @@ def bounded_mean(losses: Tensor, bound: float) -> Tensor:
 
 
 def distill(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of (B, K) logits at ``temperature``, times T^2, in nats (Hinton et al. 2015)."""
+    """KL(teacher || student) of (B, K) logits at ``temperature``, times T^2, in nats (Hinton et al. 2015).
+
+    A teacher with fewer columns gives the classes it does not know the probability zero: the student must
+    not take what the teacher knows for one of them.
+    """
+    wanted = F.pad(F.softmax(teacher / temperature, dim=-1), (0, student.shape[-1] - teacher.shape[-1]))
     log_student = F.log_softmax(student / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    return F.kl_div(log_student, wanted, reduction="batchmean") * temperature**2
 
 
 def group_norm(parameters: list[nn.Parameter]) -> Tensor:

@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def load(source: str, description: Description) -> Checkpoint:
-    """Load ``source`` as its form says: an existing file or a name with a file's suffix, ``hf-hub:``, or a timm name."""
+    """Load ``source`` as its form says: a file by its suffix, ``hf-hub:org/name``, or a timm name."""
     path = Path(source)
     if path.suffix == ".safetensors":
         return _load_safetensors(path, description)
@@ -95,8 +95,12 @@ def create(architecture: str, arguments: dict[str, Any], classes: int | None, pr
         raise UsageError(f"timm cannot build {architecture} with {arguments}: {error}", "check --model-arg") from error
     except RuntimeError as error:
         if "nknown model" in str(error):
-            raise NotFoundError(f"timm knows no model {architecture!r}", nearest(architecture, timm.list_models())) from error
-        raise DataError(f"{architecture}: {_first_line(error)}", "try --no-pretrained, or a local .safetensors") from error
+            raise NotFoundError(
+                f"timm knows no model {architecture!r}", nearest(architecture, timm.list_models())
+            ) from error
+        raise DataError(
+            f"{architecture}: {_first_line(error)}", "try --no-pretrained, or a local .safetensors"
+        ) from error
     except OSError as error:
         raise NotFoundError(
             f"the pretrained weights of {architecture} cannot be fetched ({_first_line(error)})",
@@ -135,7 +139,8 @@ def _load_safetensors(path: Path, description: Description) -> Checkpoint:
         raise UsageError(f"{path.name} does not say which network it is for", "give --architecture (a timm name)")
     arguments = dict(metadata.get("arguments") or metadata.get("model_args") or {})
     arguments.pop("num_classes", None)
-    preprocessing = {k: metadata[k] for k in PREPROCESSING if k in metadata}
+    stated = metadata.get("preprocessing", metadata)
+    preprocessing = {k: stated[k] for k in PREPROCESSING if k in stated}
     described = replace(
         description,
         architecture=architecture,
@@ -149,7 +154,8 @@ def _load_safetensors(path: Path, description: Description) -> Checkpoint:
 def _load_pickle(path: Path, description: Description) -> Checkpoint:
     if not description.allow_pickle:
         raise UnsafeInputError(
-            f"{path.name} is a pickle, which can hold code", "convert it to .safetensors, or say --allow-pickle"
+            f"{path.name} is a pickle, which can hold code",
+            "convert it to .safetensors, or say --allow-pickle",
         )
     weights = read_pickle(path)
     if not description.architecture:
@@ -163,7 +169,8 @@ def _from_weights(weights: Weights, description: Description, where: str) -> Che
     rows = weights.get(f"{path}.weight")
     if rows is None:
         raise WrongBaseError(
-            f"{where} has no classifier {path}.weight, which {description.architecture} needs", "check --architecture"
+            f"{where} has no classifier {path}.weight, which {description.architecture} needs",
+            "check --architecture",
         )
     names = description.classes
     if names and len(names) != len(rows):
@@ -189,12 +196,18 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
 
 def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:
     config = resolve_model_data_config(model)
-    if "img_size" in description.arguments:
+    if size := description.arguments.get("img_size"):
+        config["input_size"] = (config["input_size"][0], *((size, size) if isinstance(size, int) else size))
         config["crop_pct"] = 1.0  # timm's crop is meant for the size it was trained at
     config.update(description.preprocessing)
-    return Preprocessing.from_json({name: config[name] for name in PREPROCESSING} | {
-        "input_size": tuple(config["input_size"]), "mean": tuple(config["mean"]), "std": tuple(config["std"])
-    })
+    return Preprocessing.from_json(
+        {name: config[name] for name in PREPROCESSING}
+        | {
+            "input_size": tuple(config["input_size"]),
+            "mean": tuple(config["mean"]),
+            "std": tuple(config["std"]),
+        }
+    )
 
 
 def _hub_names(model: nn.Module) -> tuple[str, ...]:
@@ -214,4 +227,3 @@ def _imagenet_names(model: nn.Module) -> tuple[str, ...]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return re.sub(r"\s+", " ", lines[0])[:160] if lines else type(error).__name__
-

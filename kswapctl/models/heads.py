@@ -38,7 +38,9 @@ class GrowingHead(nn.Module):
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """The grown classifier's weight (K + new, D) and bias (K + new,)."""
-        known_bias = self.known.bias if self.known.bias is not None else self.known.weight.new_zeros(len(self.known.weight))
+        known_bias = (
+            self.known.bias if self.known.bias is not None else self.known.weight.new_zeros(len(self.known.weight))
+        )
         return torch.cat([self.known.weight, self.rows]).detach(), torch.cat([known_bias, self.bias]).detach()
 
 

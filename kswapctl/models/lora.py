@@ -153,7 +153,7 @@ def load(files: Mapping[str, Path]) -> Adapter:
     for name in tensors:
         if not name.startswith(PREFIX):
             raise UnsafeInputError(f"{WEIGHTS_FILE} holds {name!r}, which is no adapter tensor")
-        layer, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
+        layer, _, part = name.removeprefix(PREFIX).partition(".lora_")
         if part == "A.weight":
             factors[layer] = (tensors[name], tensors[f"{PREFIX}{layer}.lora_B.weight"])
         elif not part:

@@ -47,7 +47,8 @@ def read(path: Path) -> tuple[Weights, dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (SafetensorError, ValueError, OSError) as error:
         raise UnsafeInputError(
-            f"{path.name} is not a sound safetensors file ({error})", "convert it where it was made, or fetch it again"
+            f"{path.name} is not a sound safetensors file ({error})",
+            "convert it where it was made, or fetch it again",
         ) from error
     check_finite(weights, path.name)
     return weights, metadata
@@ -59,7 +60,7 @@ def read_pickle(path: Path) -> Weights:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise NotFoundError(f"no such file: {path}") from error
-    except Exception as error:  # noqa: BLE001 - the unpickler raises many kinds on hostile input, none may pass
+    except Exception as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UnsafeInputError(
             f"{path.name} holds more than tensors, or is damaged ({reason})",

@@ -80,7 +80,9 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
     return Result(version, outcome, time.monotonic() - start)
 
 
-def apply_all(registry: Registry, name: str, changes: Sequence[Change], command: str, progress: Progress) -> list[Result]:
+def apply_all(
+    registry: Registry, name: str, changes: Sequence[Change], command: str, progress: Progress
+) -> list[Result]:
     """Do ``changes`` one after the other, one adapter each; all are checked before the first begins.
 
     A kind that comes twice does its change again: forget, learn, forget repairs what the learning undid.
@@ -91,7 +93,9 @@ def apply_all(registry: Registry, name: str, changes: Sequence[Change], command:
     _check_apart(changes)
     for index, change in enumerate(changes):
         repeated = any(earlier.kind == change.kind for earlier in changes[:index])
-        results.append(apply(registry, name, dataclasses.replace(change, again=change.again or repeated), command, progress))
+        results.append(
+            apply(registry, name, dataclasses.replace(change, again=change.again or repeated), command, progress)
+        )
     return results
 
 
@@ -105,7 +109,11 @@ def _check_apart(changes: Sequence[Change]) -> None:
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
     source = open_source(change.source or _default_source(knowledge))
-    classes = _classes_to_learn(knowledge, change, source) if change.kind == "learn" else _classes_to_forget(knowledge, change, source)
+    classes = (
+        _classes_to_learn(knowledge, change, source)
+        if change.kind == "learn"
+        else _classes_to_forget(knowledge, change, source)
+    )
     change = dataclasses.replace(change, classes=classes, source=source.name)
     known = tuple(c for c in knowledge.known if c not in classes)
     retain = [open_source(change.retain_source)] if change.retain_source else []
@@ -169,7 +177,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         pools = _pools(subject, composed, images, rows, method, change, dtype, progress)
         context = Context(
             task=TASKS[composed.spec.task],
-            known=len(composed.knowledge.classes),
+            known=subject.known_rows(),
             chance=TASKS[composed.spec.task].chance(len(rows)),
             groups=subject.groups,
         )
@@ -213,7 +221,12 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
 
 
 def _subject(
-    composed: Composed, method: Method, change: Change, images: Images, rows: tuple[str, ...], device: torch.device
+    composed: Composed,
+    method: Method,
+    change: Change,
+    images: Images,
+    rows: tuple[str, ...],
+    device: torch.device,
 ) -> Subject:
     """The network with the stack folded in, its classifier grown where classes come, and fresh adapters on it."""
     network = composed.network().to(device)
@@ -271,7 +284,12 @@ def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> 
 
 
 def _commit(
-    registry: Registry, operation: Operation, composed: Composed, material: Material, outcome: Outcome, images: Mapping[str, Images]
+    registry: Registry,
+    operation: Operation,
+    composed: Composed,
+    material: Material,
+    outcome: Outcome,
+    images: Mapping[str, Images],
 ) -> Version:
     change, knowledge = material.change, composed.knowledge
     depth = len(registry.stack(operation.parent)) + 1
@@ -284,7 +302,11 @@ def _commit(
         "met": outcome.met,
         "history": list(outcome.history),
         "data": {
-            part: {"images": len(i), "commitment": registry.commitment(i.fingerprint().encode()), "skipped": len(i.bad)}
+            part: {
+                "images": len(i),
+                "commitment": registry.commitment(i.fingerprint().encode()),
+                "skipped": len(i.bad),
+            }
             for part, i in images.items()
         },
     }

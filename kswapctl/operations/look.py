@@ -63,14 +63,16 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
         chosen.append((source, samples))
         left -= {s.label for s in samples}
     if not count(chosen):
-        raise DataError(f"{', '.join(names)} has no test image of any class of the model", "classes are matched by name")
+        raise DataError(
+            f"{', '.join(names)} has no test image of any class of the model", "classes are matched by name"
+        )
     return chosen
 
 
 def evaluate_version(
     registry: Registry, version: Version, data: Sequence[str], skip_bad: bool, device: str, progress: Progress
 ) -> Evaluation:
-    """Scores of ``version`` on the test part of ``data`` (else of what its stack was trained with), against its base."""
+    """Scores of ``version`` and its base on the test part of ``data``, else of what its stack was trained with."""
     composed = load_version(registry, version)
     base = load_version(registry, registry.resolve(f"{version.model}@base"))
     images = test_images(composed, data, skip_bad, progress)

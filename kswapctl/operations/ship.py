@@ -63,7 +63,12 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
         expected = predict(network, images, composed.spec.preprocessing)
         parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision)
         progress.advance()
-    payload = {"file": request.output.name, "precision": request.precision, "opset": request.opset, "largest": parity.largest}
+    payload = {
+        "file": request.output.name,
+        "precision": request.precision,
+        "opset": request.opset,
+        "largest": parity.largest,
+    }
     registry.record(version.model, "export", payload, number=version.number, command=command)
     return parity
 
@@ -89,7 +94,13 @@ def metadata_of(registry: Registry, composed: Composed) -> dict[str, Any]:
         "version": version.ref,
         "fingerprint": version.fingerprint,
         "lineage": [
-            {"version": v.ref, "kind": v.kind, "method": v.method, "classes": v.spec["classes"], "adapter": v.adapter}
+            {
+                "version": v.ref,
+                "kind": v.kind,
+                "method": v.method,
+                "classes": v.spec["classes"],
+                "adapter": v.adapter,
+            }
             for v in registry.stack(version)
         ],
     }
@@ -104,5 +115,3 @@ def _spread(images: Images, classes: int, every: bool) -> Any:
 def _outside(registry: Registry, output: Path) -> None:
     if registry.folder.resolve() in output.resolve().parents:
         raise UsageError(f"{output} is inside the registry", "choose another place")
-
-

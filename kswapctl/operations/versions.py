@@ -36,7 +36,9 @@ def load_base(registry: Registry, model: Model) -> Weights:
     """The untouched tensors of a registered model, checked against their fingerprint."""
     weights, _ = read(registry.blob(model.files[BASE_FILE]))
     if fingerprint(weights) != model.fingerprint:
-        raise IntegrityError(f"the stored tensors of {model.name} are not those that were registered", "kswapctl doctor")
+        raise IntegrityError(
+            f"the stored tensors of {model.name} are not those that were registered", "kswapctl doctor"
+        )
     return weights
 
 
@@ -46,7 +48,9 @@ def load_adapters(registry: Registry, version: Version) -> list[Adapter]:
     for entry in registry.stack(version):
         adapter = load_adapter({name: registry.blob(entry.files[name]) for name in (WEIGHTS_FILE, CONFIG_FILE)})
         if adapter.fingerprint != entry.adapter:
-            raise IntegrityError(f"the stored adapter of {entry.ref} is not the one that was registered", "kswapctl doctor")
+            raise IntegrityError(
+                f"the stored adapter of {entry.ref} is not the one that was registered", "kswapctl doctor"
+            )
         adapters.append(adapter)
     return adapters
 

@@ -20,5 +20,5 @@ class Classification:
         return outputs.argmax(dim=-1) == targets
 
     def chance(self, classes: int) -> float:
-        """ln K, the cross-entropy of a uniform guess, in nats."""
+        """Ln K, the cross-entropy of a uniform guess, in nats."""
         return math.log(classes)

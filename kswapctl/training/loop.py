@@ -40,7 +40,13 @@ class Outcome:
 
 
 def train(
-    subject: Subject, method: Method, context: Context, pools: Pools, validation: Pools, targets: Targets, plan: Plan
+    subject: Subject,
+    method: Method,
+    context: Context,
+    pools: Pools,
+    validation: Pools,
+    targets: Targets,
+    plan: Plan,
 ) -> Outcome:
     """Train ``subject``'s adapters until the targets hold on ``validation`` or the method's steps are used up.
 
@@ -113,7 +119,12 @@ def validate(subject: Subject, pools: Pools, dtype: torch.dtype) -> dict[str, fl
 
 
 def _step(
-    subject: Subject, method: Method, context: Context, pools: Pools, draws: Mapping[Role, Iterator[Tensor]], plan: Plan
+    subject: Subject,
+    method: Method,
+    context: Context,
+    pools: Pools,
+    draws: Mapping[Role, Iterator[Tensor]],
+    plan: Plan,
 ) -> Tensor:
     """The summed loss of one joined batch."""
     picks: dict[Role, tuple[Tensor, Tensor]] = {}
@@ -149,19 +160,27 @@ def _draw(size: int, generator: Generator) -> Iterator[Tensor]:
 def _check_finite(loss: float, step: int) -> None:
     if not torch.isfinite(torch.tensor(loss)):
         raise DivergedError(
-            f"the loss became {loss} at step {step}; nothing was registered", "try a smaller learning rate: --set lr=..."
+            f"the loss became {loss} at step {step}; nothing was registered",
+            "try a smaller learning rate: --set lr=...",
         )
 
 
 def _outcome(
-    subject: Subject, context: Context, history: Sequence[dict[str, float]], step: int, targets: Targets, method: Method
+    subject: Subject,
+    context: Context,
+    history: Sequence[dict[str, float]],
+    step: int,
+    targets: Targets,
+    method: Method,
 ) -> Outcome:
     adapter = subject.adapter()
     for name, tensor in adapter.tensors().items():
         if not torch.isfinite(tensor).all():
             raise DivergedError(f"{name} became infinite or NaN; nothing was registered", "try a smaller lr")
     if not adapter.factors and not adapter.head:
-        raise DivergedError("training changed nothing; nothing was registered", "lower --set sparsity, or take more steps")
+        raise DivergedError(
+            "training changed nothing; nothing was registered", "lower --set sparsity, or take more steps"
+        )
     changed = tuple(b.name for b in subject.blocks if any(layer in adapter.factors for layer in b.layers))
     figures = {k: v for k, v in history[-1].items() if k != "step"}
     return Outcome(adapter, figures, step, meets(figures, targets, method.kind), tuple(history), changed)

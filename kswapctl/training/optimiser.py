@@ -31,12 +31,11 @@ def cosine(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def shrink(groups: dict[str, list[nn.Parameter]], amount: float) -> None:
-    """Proximal step of ``amount`` times the sum of group norms: each group's norm falls by ``amount``, to zero at least.
+    """Proximal step of ``amount`` times the sum of group norms: each norm falls by ``amount``, to zero at least.
 
     Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1 (block soft thresholding).
     """
     for parameters in groups.values():
-        norms: list[torch.Tensor] = torch._foreach_norm(parameters)  # type: ignore[assignment]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        factor = (1 - amount / norm.clamp_min(1e-12)).clamp_min(0.0)
-        torch._foreach_mul_(parameters, factor)
+        tensors: list[torch.Tensor] = list(parameters)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+        torch._foreach_mul_(tensors, (1 - amount / norm.clamp_min(1e-12)).clamp_min(0.0))

@@ -27,7 +27,7 @@ class Pool:
     features: Tensor
     """(V, N, D) before the operation."""
     outputs: Tensor
-    """(V, N, K) before the operation."""
+    """(V, N, K_known) before the operation."""
     prepare: Callable[[Tensor], Tensor]
     """Turns a batch of ``activations`` into what the trained part takes."""
 
@@ -36,7 +36,12 @@ class Pool:
 
 
 def make_pool(
-    subject: Subject, views: Tensor, targets: Tensor, preprocessing: Preprocessing, dtype: torch.dtype, budget: int
+    subject: Subject,
+    views: Tensor,
+    targets: Tensor,
+    preprocessing: Preprocessing,
+    dtype: torch.dtype,
+    budget: int,
 ) -> Pool:
     """Run the frozen part, and the model as it is now, over ``views`` (V, N, C, H, W) uint8.
 
@@ -50,6 +55,7 @@ def make_pool(
             below: Tensor = subject.below(normalise(pixels.to(device), preprocessing))
         return below.to(dtype)
 
+    known = subject.known_rows()
     first = run_below(views[0, :1])
     cached = first.numel() * first.element_size() * views.shape[0] * views.shape[1] <= budget
     kept, features, outputs = [], [], []
@@ -59,7 +65,7 @@ def make_pool(
             feature, output = subject.forward(activations)
         kept.append(activations if cached else pixels)
         features.append(feature.float())
-        outputs.append(output.float())
+        outputs.append(output.float()[:, :known])
     shape = views.shape[:2]
     return Pool(
         activations=torch.cat(kept).unflatten(0, shape),

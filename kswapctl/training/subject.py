@@ -32,7 +32,9 @@ class Subject:
     scale: float
 
     @classmethod
-    def prepare(cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], rank: int, scale: float) -> Subject:
+    def prepare(
+        cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], rank: int, scale: float
+    ) -> Subject:
         """Put adapters of ``rank`` on ``blocks`` and cut ``model`` below the first of them, where it can be cut."""
         groups = inject(model, blocks, rank, scale)
         head = model.get_submodule(classifier_path(model))
@@ -63,6 +65,13 @@ class Subject:
         head = self.head
         return [head.rows, head.bias] if isinstance(head, GrowingHead) else []
 
+    def known_rows(self) -> int:
+        """Rows of the classifier before the operation."""
+        head = self.head
+        known = head.known if isinstance(head, GrowingHead) else head
+        assert isinstance(known, nn.Linear)
+        return known.out_features
+
     def adapter(self) -> Adapter:
         """The change so far, as an adapter."""
         path = classifier_path(self.model)
@@ -86,4 +95,3 @@ def features_of(model: nn.Module, inputs: Tensor, batch: int = 128) -> Tensor:
     finally:
         hook.remove()
     return torch.cat(collected)
-

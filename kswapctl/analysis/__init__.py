@@ -1,0 +1,1 @@
+"""What changed where, in numbers and figures."""

@@ -1,0 +1,71 @@
+"""The whole story on handwritten digits: learn two, forget two, measure, roll back and forward, export, draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kswap_registry import Registry, Version
+
+from kswapctl.analysis.pictures import draw_before_after, pick_samples
+from kswapctl.demo.digits import CHECKPOINT, FORGET, LEARN, write_folder
+from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.scores import Evaluation
+from kswapctl.export.onnx import Parity
+from kswapctl.models.checkpoint import Description
+from kswapctl.operations.change import Result, apply
+from kswapctl.operations.look import evaluate_version, test_images
+from kswapctl.operations.models import add_model
+from kswapctl.operations.ship import Export, export
+from kswapctl.operations.versions import load_version
+from kswapctl.progress import Progress
+from kswapctl.spec import Change
+
+MODEL = "digits"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the demo did."""
+
+    learned: Result
+    forgot: Result
+    evaluation: Evaluation
+    back: Version
+    forward: Version
+    parity: Parity
+    picture: Path
+    onnx: Path
+
+
+def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> Story:
+    """Run the demo in ``registry``, with images and results in ``folder``; a repeated one starts at the base again."""
+    data = str(write_folder(folder / "digits"))
+    if MODEL not in {m.name for m in registry.models()}:
+        add_model(registry, MODEL, str(CHECKPOINT), Description(), data)
+    elif registry.model(MODEL).head:
+        registry.move_head(MODEL, 0, action="rollback", command=command)
+    learned = apply(registry, MODEL, Change("learn", LEARN, data), command, progress)
+    forgot = apply(registry, MODEL, Change("forget", FORGET, data), command, progress)
+    evaluation = evaluate_version(registry, forgot.version, [], False, "cpu", progress)
+    back = registry.move_head(MODEL, 0, action="rollback", command=command)
+    forward = registry.move_head(MODEL, forgot.version.number, action="rollback", command=command)
+    onnx = folder / "digits.onnx"
+    parity = export(registry, forward, Export(onnx, every=True, overwrite=True), command, progress)
+    picture = folder / "before-after.png"
+    draw(registry, back, forward, picture, progress)
+    return Story(learned, forgot, evaluation, back, forward, parity, picture, onnx)
+
+
+def draw(registry: Registry, before: Version, after: Version, picture: Path, progress: Progress) -> None:
+    """Sample predictions of two versions on test images, side by side."""
+    one, two = load_version(registry, before), load_version(registry, after)
+    images = test_images(two, [], False, progress)
+    sets = two.knowledge.sets()
+    groups = [
+        ("learned", sets["learned"]),
+        ("forgotten", sets["forgotten"]),
+        ("retained", sets["retain"][:4]),
+    ]
+    outputs = [(predict(c.network(), images.pixels, c.spec.preprocessing), c.knowledge.classes) for c in (one, two)]
+    draw_before_after(picture, images, pick_samples(images, groups, 2), outputs[0], outputs[1])
