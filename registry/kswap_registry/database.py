@@ -14,6 +14,9 @@ from .errors import Busy, Damaged, ReadOnly, RegistryError, StorageError, Storag
 
 Row = sqlite3.Row
 
+PATIENCE = 10.0
+"""Seconds to wait for another's transaction; ours take milliseconds, and so should theirs."""
+
 # EXTRA also syncs the folder after the journal is gone; trusted_schema=OFF disarms functions hidden in a
 # foreign schema; recursive_triggers makes REPLACE meet the triggers that forbid deleting.
 _SETTINGS = (
@@ -28,14 +31,14 @@ _SETTINGS = (
 class Database:
     """A connection that belongs to the process that made it."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
         self._process = os.getpid()
         # mode=rw, never rwc: a registry that vanished must not come back empty
         address = f"file:{quote(os.fsencode(path.absolute()))}?mode={'ro' if read_only else 'rw'}"
         with self._translated():
-            self._connection = sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None)
+            self._connection = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
             for setting in _SETTINGS:

@@ -62,10 +62,11 @@ def open_regular(path: Path, *, follow: bool) -> Iterator[BinaryIO]:
         if not follow and path.is_symlink():
             raise UnsafeFile(path, "a symbolic link") from None
         raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise UnsafeFile(path, sort_of_file(mode))
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise UnsafeFile(path, sort_of_file(mode))
         yield file
 
 

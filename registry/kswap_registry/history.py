@@ -97,7 +97,7 @@ def verify(database: Database, kept: str | None = None) -> Verification:
         digest = row["digest"]
         known.add(digest)
     if issued > len(rows):
-        return Verification(len(rows), digest, len(rows) + 1, f"entries up to {issued} were written and are gone")
+        return Verification(len(rows), digest, len(rows) + 1, f"entries {len(rows) + 1} to {issued} are gone")
     if kept is not None and kept not in known:
         return Verification(len(rows), digest, len(rows) + 1, "the kept digest is not in this history")
     return Verification(len(rows), digest)

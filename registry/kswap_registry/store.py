@@ -50,7 +50,7 @@ class Registry:
             if not (folder / layout.DATABASE).exists():
                 raise NoRegistry(folder)
             schema.check_header(folder)
-        database = Database(folder / layout.DATABASE, read_only=read_only, timeout=timeout)
+        database = Database(folder / layout.DATABASE, read_only=read_only)
         registry = cls(folder, database, WriterLock(folder / layout.LOCK, timeout, on_wait))
         try:
             registry._bring_up_to_date()
