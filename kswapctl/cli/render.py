@@ -89,7 +89,7 @@ def say(text: str) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def data(value: Any, *tables: Table) -> None:

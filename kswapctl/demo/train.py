@@ -50,15 +50,14 @@ def main() -> None:
             optimiser.step()
         schedule.step()
     print(f"test accuracy {accuracy(model.eval(), test):.1%} on {len(test)} images")  # noqa: T201
-    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}  # half the package's size
-    write({name: tensor.float() for name, tensor in weights.items()}, CHECKPOINT, SPEC.to_json())
+    write(model.state_dict(), CHECKPOINT, SPEC.to_json())
 
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, images: Images) -> float:
     """Share of ``images`` that ``model`` names rightly."""
     answers = model(normalise(images.pixels, SPEC.preprocessing)).argmax(1)
-    return (answers == images.targets(KNOWN)).float().mean().item()
+    return float((answers == images.targets(KNOWN)).float().mean())
 
 
 if __name__ == "__main__":

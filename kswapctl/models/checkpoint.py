@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import nn
 
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, nearest
-from kswapctl.models.heads import classifier_path, resize
+from kswapctl.models.heads import classifier_path, classifier_rows, resize
 from kswapctl.models.weights import Weights, read, read_pickle
 from kswapctl.spec import ModelSpec, Preprocessing
 
@@ -126,8 +126,9 @@ def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
 def _load_timm(source: str, description: Description) -> Checkpoint:
     classes = len(description.classes) or None
     model = create(source, description.arguments, classes, pretrained=description.pretrained)
-    names = description.classes or _hub_names(model) or _imagenet_names(model)
-    architecture = source if not source.startswith("hf-hub:") else str(model.pretrained_cfg["architecture"])
+    config = cast("dict[str, Any]", model.pretrained_cfg)
+    names = description.classes or tuple(config.get("label_names") or ()) or _imagenet_names(model)
+    architecture = source if not source.startswith("hf-hub:") else str(config["architecture"])
     spec = _spec(model, architecture, description, names)
     return Checkpoint(spec, {k: v.detach().clone() for k, v in model.state_dict().items()})
 
@@ -185,7 +186,7 @@ def _from_weights(weights: Weights, description: Description, where: str) -> Che
 
 
 def _spec(model: nn.Module, architecture: str, description: Description, names: Sequence[str]) -> ModelSpec:
-    rows = model.get_submodule(classifier_path(model)).weight.shape[0]  # type: ignore[union-attr,index]
+    rows = classifier_rows(model)
     if len(names) != rows:
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
     if len(set(names)) != len(names):
@@ -210,14 +211,10 @@ def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:
     )
 
 
-def _hub_names(model: nn.Module) -> tuple[str, ...]:
-    return tuple(model.pretrained_cfg.get("label_names") or ())  # type: ignore[union-attr,operator,arg-type]
-
-
 def _imagenet_names(model: nn.Module) -> tuple[str, ...]:
     """ImageNet's class names where the classifier has ImageNet's size, else class_0, class_1 ..."""
     subset = infer_imagenet_subset(model)
-    rows = model.get_submodule(classifier_path(model)).weight.shape[0]  # type: ignore[union-attr,index]
+    rows = classifier_rows(model)
     if subset:
         info = ImageNetInfo(subset)
         return tuple(info.index_to_label_name(i) for i in range(rows))

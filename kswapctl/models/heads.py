@@ -22,6 +22,13 @@ def classifier_path(model: nn.Module) -> str:
     return path
 
 
+def classifier_rows(model: nn.Module) -> int:
+    """Number of classes the classifier tells apart."""
+    head = model.get_submodule(classifier_path(model))
+    assert isinstance(head, nn.Linear)
+    return head.out_features
+
+
 class GrowingHead(nn.Module):
     """A frozen classifier with trainable rows appended: (B, D) features to (B, K + new) logits."""
 

@@ -77,9 +77,7 @@ def inject(model: nn.Module, blocks: Iterable[Block], rank: int, scale: float) -
     groups: dict[str, list[nn.Parameter]] = {}
     for block in blocks:
         for layer in block.layers:
-            module = model.get_submodule(layer)
-            pair = [module.lora_A[ACTIVE].weight, module.lora_B[ACTIVE].weight]  # type: ignore[index,union-attr]
-            groups.setdefault(block.name, []).extend(pair)  # type: ignore[arg-type]
+            groups.setdefault(block.name, []).extend(_factors(model, layer))
     trainable = sum(p.requires_grad for p in model.parameters())
     assert trainable == sum(map(len, groups.values())), "PEFT adapted other layers than it was told"
     return groups
@@ -89,12 +87,16 @@ def extract(model: nn.Module, layers: Iterable[str], rank: int, scale: float, he
     """Take the trained factors out; layers whose change is exactly zero are left out."""
     factors = {}
     for layer in layers:
-        module = model.get_submodule(layer)
-        a = module.lora_A[ACTIVE].weight.detach().float().cpu().clone()  # type: ignore[index,union-attr]
-        b = module.lora_B[ACTIVE].weight.detach().float().cpu().clone()  # type: ignore[index,union-attr]
+        a, b = (p.detach().float().cpu().clone() for p in _factors(model, layer))
         if a.any() and b.any():
             factors[layer] = (a, b)
     return Adapter(rank, scale, factors, {k: v.float().cpu().clone() for k, v in head.items()})
+
+
+def _factors(model: nn.Module, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """A and B of an adapted layer."""
+    module: Any = model.get_submodule(layer)
+    return module.lora_A[ACTIVE].weight, module.lora_B[ACTIVE].weight
 
 
 def delta(a: Tensor, b: Tensor, scale: float) -> Tensor:
