@@ -17,6 +17,8 @@ Row = sqlite3.Row
 PATIENCE = 10.0
 """Seconds to wait for another's transaction; ours take milliseconds, and so should theirs."""
 
+_OLDEST = (3, 37, 0)  # the first with STRICT tables
+
 # EXTRA also syncs the folder after the journal is gone; trusted_schema=OFF disarms functions hidden in a
 # foreign schema; recursive_triggers makes REPLACE meet the triggers that forbid deleting.
 _SETTINGS = (
@@ -32,6 +34,10 @@ class Database:
     """A connection that belongs to the process that made it."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise RegistryError(
+                f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}", "use a newer Python"
+            )
         self.path = path
         self.read_only = read_only
         self._process = os.getpid()
@@ -116,8 +122,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            raise _translate(error, self.path) from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged schema even garbles SQLite's message
+            raise translate(error, self.path) from error
 
 
 _FULL = {sqlite3.SQLITE_FULL}
@@ -125,7 +131,8 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 
 
-def _translate(error: sqlite3.Error, path: Path) -> RegistryError:
+def translate(error: Exception, path: Path) -> RegistryError:
+    """What SQLite said about ``path``, as one of our errors."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the low byte is the primary code
     if code in _FULL:
         return StorageFull(f"no space for {path}: {error}", "free about a megabyte and run the command again")
