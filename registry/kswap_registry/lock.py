@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,16 +93,21 @@ class WriterLock:
         return descriptor
 
     def _try(self) -> int | None:
-        with storage_errors(self._path.parent):
+        with storage_errors(self._path.parent), ExitStack() as undo:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            undo.callback(os.close, descriptor)
+            if not self._is_locked(descriptor):
+                return None
+            undo.pop_all()
+            return descriptor
+
+    def _is_locked(self, descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), self._path.stat()):
-                return descriptor
+            # somebody may have removed the file we had opened: then we locked nothing
+            return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)  # taken, or somebody removed the file we had opened: a lock on nothing
-        return None
+            return False
 
     def _sign(self, command: str) -> None:
         name = {"process": os.getpid(), "command": command, "since": clock.stamp()}

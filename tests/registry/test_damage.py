@@ -26,6 +26,7 @@ from kswap_registry import (
     Version,
     database,
     doctor,
+    durable,
     schema,
     verify_history,
 )
@@ -108,6 +109,25 @@ def test_a_database_that_is_no_regular_file_is_refused(file: Path, sort: str) ->
     with pytest.raises(UnsafeFile) as caught:
         Registry.open(file.parent)
     assert caught.value.exit_code == 15
+
+
+def test_bytes_where_there_was_a_text_are_damage(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        (trigger,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'versions_are_not_edited'"
+        ).fetchone()
+        connection.execute("DROP TRIGGER versions_are_not_edited")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, ' STRICT', '') WHERE name = 'versions'")
+    connection.close()
+    _execute(file, "UPDATE versions SET note = x'00ff' WHERE number = 1")
+    with sqlite3.connect(file) as connection:
+        connection.execute(trigger)
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = sql || ' STRICT' WHERE name = 'versions'")
+    connection.close()
+    with Registry.open(file.parent) as registry, pytest.raises(Damaged):
+        registry.resolve("faces@1")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +217,15 @@ def test_blobs_without_a_database_are_not_given_an_empty_one(file: Path) -> None
     with pytest.raises(Damaged, match="is gone"):
         Registry.create(file.parent)
     assert not file.exists()
+
+
+def test_the_second_of_two_that_create_at_once_keeps_the_firsts_file(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("first")
+    (tmp_path / "second").write_text("second")
+    durable.publish_once(tmp_path / "first", tmp_path / "key")
+    durable.publish_once(tmp_path / "second", tmp_path / "key")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").read_text() == "first"
 
 
 def test_a_registry_removed_during_an_operation_does_not_come_back(faces: Registry) -> None:

@@ -268,6 +268,14 @@ def test_a_backup_of_an_operation_in_progress_is_consistent(faces: Registry, tmp
         assert copy.model("faces").head == 0
 
 
+def test_a_dead_operation_does_not_stop_a_backup(faces: Registry, tmp_path: Path) -> None:
+    with faces.operation("faces", kind="learn", method="m", spec={}):
+        pass
+    faces.database.execute("UPDATE operations SET state = 'running', owner = 'here:1:2'")
+    copies.backup(faces, tmp_path / "backup")
+    assert (tmp_path / "backup" / "registry.db").exists()
+
+
 def test_a_backup_does_not_go_over_something(faces: Registry, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo").touch()

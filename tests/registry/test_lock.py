@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -8,7 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kswap_registry import Busy, Damaged, HeadMoved, Holder, Registry, Version, database, identity, verify_history
+from kswap_registry import (
+    Busy,
+    Damaged,
+    HeadMoved,
+    Holder,
+    Registry,
+    StorageError,
+    Version,
+    database,
+    identity,
+    lock,
+    verify_history,
+)
 
 Learn = Callable[..., Version]
 
@@ -96,6 +109,21 @@ def test_a_writer_goes_on_when_the_lock_comes_free(faces: Registry, tmp_path: Pa
     assert ended(child) == 0
 
 
+def test_a_writer_that_nobody_listens_to_waits_all_the_same(faces: Registry, holder: int) -> None:
+    with Registry.open(faces.folder, timeout=0.05) as second, pytest.raises(Busy, match=str(holder)):
+        second.move_head("faces", 0)
+
+
+def test_in_a_child_the_lock_is_only_forgotten(faces: Registry) -> None:
+    spare = os.open(faces.folder / ".lock", os.O_RDWR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "_held", {spare})
+        lock._close_in_child()
+        assert lock._held == set()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(spare)
+
+
 def test_the_lock_nests_and_is_given_back_once(faces: Registry) -> None:
     with faces.exclusive("outer"):
         with faces.exclusive("inner"):
@@ -137,19 +165,33 @@ def test_an_unreadable_lock_file_names_nobody(faces: Registry, text: str) -> Non
     assert str(faces._lock.holder()) == "another process"
 
 
-def test_a_lock_file_that_was_removed_is_made_anew(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, flock = faces.folder / ".lock", fcntl.flock
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_on_a_file_that_was_removed_is_not_taken_for_one(
+    faces: Registry, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    path, flock = faces.folder / ".lock", fcntl.flock
     removed: list[Path] = []
 
     def remove_first(descriptor: int, how: int) -> None:
         flock(descriptor, how)
         if not removed:
-            removed.append(lock)
-            lock.unlink()
+            removed.append(path)
+            path.unlink()
+            if replaced:
+                path.touch()
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
     with faces.exclusive():
-        assert lock.exists()
+        assert path.exists()
+
+
+def test_a_disk_without_locks_is_reported(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="No locks available"), faces.exclusive():
+        pass
 
 
 def test_an_interrupt_while_signing_lets_go(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
