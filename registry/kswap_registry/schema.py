@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 from . import layout
@@ -99,6 +100,7 @@ def _climb(database: Database, found: int) -> None:
     database.execute(f"PRAGMA user_version = {VERSION}")
 
 
+@cache
 def _wanted_shape() -> dict[str, str]:
     connection = sqlite3.connect(":memory:")
     try:

@@ -35,7 +35,7 @@ class Registry:
     @classmethod
     def create(cls, folder: Path, *, timeout: float = 10.0, on_wait: OnWait | None = None) -> Registry:
         """Make a registry in ``folder``, or open the one that is there."""
-        creation.create(folder)
+        creation.create(folder.absolute())
         return cls.open(folder, timeout=timeout, on_wait=on_wait)
 
     @classmethod
@@ -46,6 +46,7 @@ class Registry:
 
         A writer waits ``timeout`` seconds for another; ``on_wait`` is told once for whom.
         """
+        folder = folder.absolute()  # the caller may change directory later
         with storage_errors(folder):
             if not (folder / layout.DATABASE).exists():
                 raise NoRegistry(folder)

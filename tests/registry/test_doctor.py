@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kswap_registry import (
     AlreadyExists,
+    Busy,
     CorruptBlob,
     Damaged,
     MissingBlob,
@@ -235,6 +236,15 @@ def test_a_leap_of_the_clock_removes_nothing_at_first(faces: Registry, monkeypat
     assert not collection.removed
     assert all(path.exists() for path in left)
     assert cleanup.gc(faces, dry_run=False).removed
+
+
+def test_a_collection_does_not_run_into_an_operation(faces: Registry) -> None:
+    with faces.operation("faces", kind="learn", method="m", spec={}) as operation:
+        (operation.folder / "adapter").write_text("one")
+        with Registry.open(faces.folder, timeout=0.05) as second, pytest.raises(Busy):
+            cleanup.gc(second, timedelta(0), dry_run=False)
+        files = {"adapter": operation.folder / "adapter"}
+        assert operation.commit(files, state={}, adapter="a", weights="w", metrics={}).number == 1
 
 
 def test_a_blob_recorded_meanwhile_is_not_collected(

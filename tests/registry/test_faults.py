@@ -184,6 +184,20 @@ def test_a_fault_at_any_point_leaves_the_old_or_the_new_state(
         RUNS.append(f"{name} {point} {mode}")
 
 
+def test_a_blob_torn_by_a_power_cut_is_healed_by_repeating(templates: dict[str, Path], tmp_path: Path) -> None:
+    """Killed after the rename; the content was never synced, and its tail comes back as zeros."""
+    home = tmp_path / "home"
+    shutil.copytree(templates["grown"], home)
+    assert _run_in_child(SCENARIOS["learn"], home, "blob.after_rename:kill") == -9
+    digest = hashlib.sha256(b"three").hexdigest()
+    blob = home / "registry" / "blobs" / digest[:2] / digest
+    blob.chmod(0o644)
+    blob.write_bytes(b"thr\0\0")
+    SCENARIOS["learn"].run(home)
+    assert blob.read_bytes() == b"three"
+    assert _serious(home) == []
+
+
 def test_the_faults_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\n{len(RUNS)} faults: {len(faults.POINTS)} points, {len(EXITS)} modes, 0 violations\n")

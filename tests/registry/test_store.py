@@ -139,6 +139,16 @@ def test_an_unknown_model_in_an_empty_registry_says_how_to_add_one(registry: Reg
     assert "kswapctl add" in caught.value.hint
 
 
+def test_a_registry_stays_usable_after_a_change_of_directory(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Registry.create(Path("here")) as registry:
+        monkeypatch.chdir("/")
+        registry.add_model("a", task="t", source="s", spec={}, classes=[], fingerprint="f", files={"m": checkpoint})
+        assert registry.folder == tmp_path / "here"
+
+
 def test_a_model_name_is_taken_once(faces: Registry, checkpoint: Path) -> None:
     with pytest.raises(AlreadyExists):
         faces.add_model(
