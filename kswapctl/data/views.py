@@ -17,28 +17,28 @@ BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
 
 
-def make_views(pixels: Tensor, count: int, seed: int) -> Tensor:
+def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0) -> Tensor:
     """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each image."""
     generator = torch.Generator().manual_seed(seed)
     images = pixels.float() / 255
-    variants = [_to_bytes(vary(images, generator)) for _ in range(count - 1)]
+    variants = [_to_bytes(vary(images, generator, strength)) for _ in range(count - 1)]
     return torch.stack([pixels, *variants])
 
 
-def vary(images: Tensor, generator: Generator) -> Tensor:
-    """One random view of each of (N, C, H, W) images in [0, 1]."""
-    images = _move(images, generator)
-    images = _blur(images, generator)
-    images = _relight(images, generator)
-    return _erase(images, generator).clamp(0, 1)
+def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
+    """One random view of each of (N, C, H, W) images in [0, 1]; ``strength`` in [0, 1] scales every change."""
+    images = _move(images, generator, strength)
+    images = _blur(images, generator, strength)
+    images = _relight(images, generator, strength)
+    return _erase(images, generator, strength).clamp(0, 1)
 
 
 def _uniform(size: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(*size, generator=generator) * 2 - 1
 
 
-def _move(images: Tensor, generator: Generator) -> Tensor:
-    turn, zoom, aspect, shear, right, down = _uniform((6, len(images)), generator)
+def _move(images: Tensor, generator: Generator, strength: float) -> Tensor:
+    turn, zoom, aspect, shear, right, down = strength * _uniform((6, len(images)), generator)
     cos, sin = (turn * TURN).cos(), (turn * TURN).sin()
     zoom, aspect = 1 + zoom * ZOOM, 1 + aspect * ASPECT
     top = torch.stack([cos * zoom * aspect, -sin * zoom + shear * SHEAR, right * SHIFT], dim=1)
@@ -47,35 +47,35 @@ def _move(images: Tensor, generator: Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _blur(images: Tensor, generator: Generator) -> Tensor:
-    """Shrink and enlarge again, to 40% to 100% of the size."""
+def _blur(images: Tensor, generator: Generator, strength: float) -> Tensor:
+    """Shrink and enlarge again: at full strength to 40% to 100% of the size."""
     chosen = torch.randperm(len(images), generator=generator)[: int(len(images) * BLURRED)]
     blurred = images.clone()
     height, width = images.shape[-2:]
     for part in chosen.chunk(4):
-        factor = 1 - 0.6 * torch.rand(1, generator=generator).item()
+        factor = 1 - 0.6 * strength * torch.rand(1, generator=generator).item()
         small = (max(8, int(height * factor)), max(8, int(width * factor)))
         shrunk = F.interpolate(images[part], size=small, mode="bilinear", antialias=True)
         blurred[part] = F.interpolate(shrunk, size=(height, width), mode="bilinear")
     return blurred
 
 
-def _relight(images: Tensor, generator: Generator) -> Tensor:
+def _relight(images: Tensor, generator: Generator, strength: float) -> Tensor:
     count, channels = images.shape[:2]
     mean = images.mean((1, 2, 3), keepdim=True)
-    contrast = 1 + _uniform((count, 1, 1, 1), generator) * CONTRAST
-    brightness = 1 + _uniform((count, 1, 1, 1), generator) * BRIGHTNESS
-    tint = 1 + _uniform((count, channels, 1, 1), generator) * TINT
-    noise = torch.rand(count, 1, 1, 1, generator=generator) * NOISE
+    contrast = 1 + _uniform((count, 1, 1, 1), generator) * CONTRAST * strength
+    brightness = 1 + _uniform((count, 1, 1, 1), generator) * BRIGHTNESS * strength
+    tint = 1 + _uniform((count, channels, 1, 1), generator) * TINT * strength
+    noise = torch.rand(count, 1, 1, 1, generator=generator) * NOISE * strength
     lit = ((images - mean) * contrast + mean * brightness) * tint
     return lit + torch.randn(images.shape, generator=generator) * noise
 
 
-def _erase(images: Tensor, generator: Generator) -> Tensor:
+def _erase(images: Tensor, generator: Generator, strength: float) -> Tensor:
     """Cover a patch of up to a third of the side with one colour."""
     count, channels, height, width = images.shape
     erased = images.clone()
-    for index in torch.nonzero(torch.rand(count, generator=generator) < ERASED).flatten().tolist():
+    for index in torch.nonzero(torch.rand(count, generator=generator) < ERASED * strength).flatten().tolist():
         size, place = torch.rand(2, generator=generator), torch.rand(2, generator=generator)
         high, wide = int(size[0] * 0.3 * height) + 1, int(size[1] * 0.3 * width) + 1
         top, left = int(place[0] * (height - high)), int(place[1] * (width - wide))

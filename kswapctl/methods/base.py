@@ -40,6 +40,8 @@ class Context:
     """Rows of the classifier before the operation."""
     chance: float
     """Loss of a model that knows nothing, in nats: ln K."""
+    rows: Tensor
+    """(C,) rows of the classifier whose classes are learned or forgotten."""
     groups: dict[str, list[nn.Parameter]]
     """Adapter parameters by block."""
     memory: dict[str, Any] = field(default_factory=dict)
@@ -63,26 +65,30 @@ class Method:
     """The weight change is scale * B @ A."""
     blocks: str = "all"
     """Which blocks are adapted: all, or last:N."""
-    lr: float = 2e-3
-    """Highest learning rate of AdamW for the adapters; it falls along a cosine to zero."""
+    learned_weight: int = 1
+    """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
+    lr: float = 4e-3
+    """Highest learning rate of AdamW for the adapters."""
     head_lr: float = 1e-2
     """The same for the rows of classes being learned."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay of the adapters."""
-    steps: int = 160
-    """Most steps."""
-    least_steps: int = 1
-    """Steps before which the targets do not end the training."""
-    check_every: int = 20
-    """Steps between looks at the validation part."""
+    steps: int = 150
+    """Steps of one cycle, along which the learning rate rises and falls."""
+    cycles: int = 2
+    """Most cycles; training ends with the first after which the targets hold on the validation part."""
+    check_every: int = 50
+    """Steps between looks at the validation part within a cycle."""
     retain_batch: int = 40
     """Retained images a step."""
     change_batch: int = 24
     """Images to learn or forget a step."""
-    retain_views: int = 8
+    retain_views: int = 6
     """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     change_views: int = 4
     """Fixed variants of each image to learn or forget."""
+    view_strength: float = 0.5
+    """How far the variants go, in [0, 1]."""
     sparsity: float = 0.0
     """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
     proximal: bool = True
@@ -108,6 +114,10 @@ class Method:
     def views_of(self, role: Role) -> int:
         """Variants of each image of ``role``."""
         return self.retain_views if role == "retain" else self.change_views
+
+    def first_bias(self) -> float:
+        """What is added to the bias that imprinting gives a new class, before the first step, in logits."""
+        return 0.0
 
     def prepare(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Before the first step: teachers, importances, prototypes go to ``context.memory``."""

@@ -1,13 +1,16 @@
 """Group-sparse LoRA: learn or forget on the feed-forward layers, with as few blocks changed as possible.
 
 Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024 (GS-LoRA); Xing et al., Knowledge
-Swapping via Learning and Unlearning, ICML 2025. The preset ``paper`` holds their public code's values.
+Swapping via Learning and Unlearning, ICML 2025. The preset ``paper`` holds their public code's values. The
+default differs: the bound is on each image, the model before the operation is distilled, images come in views,
+and the group penalty is a proximal step.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from kswapctl.methods.base import Context, Method, Seen
@@ -19,7 +22,7 @@ PAPER = {
     "scale": 0.125,
     "lr": 1e-2,
     "weight_decay": 0.05,
-    "steps": 160,
+    "cycles": 1,
     "retain_batch": 80,
     "change_batch": 80,
     "retain_views": 1,
@@ -36,22 +39,36 @@ class Learn(Method):
 
     kind = "learn"
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
-    presets: ClassVar = {"default": {}, "paper": PAPER}
+    presets: ClassVar = {"default": {}, "paper": PAPER | {"beta": 1.0, "handicap": 0.0}}
 
+    lr: float = 5e-3
+    """Highest learning rate of AdamW for the adapters."""
+    sparsity: float = 4.0
+    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    beta: float = 2.0
+    """Weight of the learn loss against the retain loss."""
     distillation: float = 1.0
-    """Weight of the distillation from the model before, on known classes."""
+    """Weight of the distillation from the model before, which gives new classes no probability."""
     temperature: float = 2.0
     """Temperature of the distillation."""
-    beta: float = 1.0
-    """Weight of the learn loss against the retain loss."""
+
+    handicap: float = 0.0
+    """Logits that new classes must do without while training, and have in use (Menon et al., ICLR 2021)."""
+
+    def first_bias(self) -> float:
+        """The handicap: without it a new class would begin that much too low."""
+        return self.handicap
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
-        """Retain and learn cross-entropy, distillation of the known logits, and the penalty where it is a term."""
+        """Retain and learn cross-entropy, distillation, and the penalty where it is a term."""
         retain, learn = seen["retain"], seen["learn"]
+        shift = torch.zeros_like(retain.outputs[0])
+        shift[context.known :] = self.handicap
+        retained = retain.outputs - shift
         return {
-            "retain": context.task.losses(retain.outputs, retain.targets).mean(),
-            "learn": self.beta * context.task.losses(learn.outputs, learn.targets).mean(),
-            "distillation": self.distillation * distill(retain.outputs, retain.before, self.temperature),
+            "retain": context.task.losses(retained, retain.targets).mean(),
+            "learn": self.beta * context.task.losses(learn.outputs - shift, learn.targets).mean(),
+            "distillation": self.distillation * distill(retained, retain.before, self.temperature),
         } | _penalty(self, context)
 
 
@@ -63,31 +80,45 @@ class Forget(Method):
     source = "Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024"
     presets: ClassVar = {
         "default": {},
-        "paper": PAPER | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2},
+        "paper": PAPER
+        | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
     }
 
-    bound: float = 2.0
-    """Forget loss, in units of ln K, above which an image counts as forgotten."""
+    steps: int = 70
+    """Steps of one cycle, along which the learning rate rises and falls."""
+    change_views: int = 3
+    """Fixed variants of each image to forget."""
+    learned_weight: int = 2
+    """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
+    sparsity: float = 3.0
+    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    bound: float = 1.5
+    """Forget loss, in ``bound_unit``, above which an image counts as forgotten."""
     bound_unit: str = "ln K"
     """Unit of the bound: ln K or nats."""
     per_sample: bool = True
     """Bound each image's loss; else, as the papers' code, the batch mean."""
-    beta: float = 1.0
+    beta: float = 3.0
     """Weight of the forget loss against the retain loss."""
-    distillation: float = 1.0
+    distillation: float = 3.0
     """Weight of the distillation from the model before, on retained images."""
     temperature: float = 2.0
     """Temperature of the distillation."""
+    rest: float = 1.5
+    """Weight of the distillation on forgotten images, over the classes that are not forgotten."""
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Retain cross-entropy and distillation, bounded forget loss, and the penalty where it is a term."""
         retain, forget = seen["retain"], seen["forget"]
         bound = self.bound * (context.chance if self.bound_unit == "ln K" else 1.0)
         losses = context.task.losses(forget.outputs, forget.targets)
+        kept = torch.ones(forget.outputs.shape[-1], dtype=torch.bool, device=losses.device)
+        kept[context.rows] = False
         return {
             "retain": context.task.losses(retain.outputs, retain.targets).mean(),
             "forget": self.beta * (bounded if self.per_sample else bounded_mean)(losses, bound),
             "distillation": self.distillation * distill(retain.outputs, retain.before, self.temperature),
+            "rest": self.rest * distill(forget.outputs[:, kept], forget.before[:, kept], 1.0),
         } | _penalty(self, context)
 
 

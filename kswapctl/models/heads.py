@@ -1,5 +1,8 @@
 """The classifier: where it is, and how it grows by the rows of learned classes."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +32,16 @@ def classifier_rows(model: nn.Module) -> int:
     return head.out_features
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Features before the classifier with their labels."""
+
+    features: Tensor
+    """(N, D)."""
+    targets: Tensor
+    """(N,) rows of the classifier."""
+
+
 class GrowingHead(nn.Module):
     """A frozen classifier with trainable rows appended: (B, D) features to (B, K + new) logits."""
 
@@ -51,18 +64,21 @@ class GrowingHead(nn.Module):
         return torch.cat([self.known.weight, self.rows]).detach(), torch.cat([known_bias, self.bias]).detach()
 
 
-def imprint(features: Tensor, targets: Tensor, known: nn.Linear, classes: list[int]) -> tuple[Tensor, Tensor]:
-    """Rows for new classes from their mean features, scaled to the known rows' mean norm.
+def imprint(learn: Labelled, retain: Labelled, known: nn.Linear, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(new, D) rows and (new,) bias for ``classes``, from their mean features.
 
-    ``features`` is (N, D), ``targets`` (N,) with values in ``classes``; returns (new, D) rows and (new,) bias.
-    Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018; here features are centred first.
+    A row points from the mean of what is retained to the class's mean, with the known rows' mean norm (Qi et al.,
+    Low-Shot Learning with Imprinted Weights, CVPR 2018, who do not centre). The bias lets a new class's own
+    logit equal, on average, that of the known classes on their own images, within the range of known biases.
     """
-    centre = features.mean(0)
-    means = torch.stack([features[targets == c].mean(0) for c in classes]) - centre  # (new, D)
-    norm = known.weight.norm(dim=1).mean()
-    rows = F.normalize(means, dim=1) * norm
-    known_bias = known.bias.mean() if known.bias is not None else rows.new_zeros(())
-    return rows, known_bias - rows @ centre
+    centre = retain.features.mean(0)
+    means = torch.stack([learn.features[learn.targets == c].mean(0) for c in classes])  # (new, D)
+    rows = F.normalize(means - centre, dim=1) * known.weight.norm(dim=1).mean()
+    own = known(retain.features).gather(1, retain.targets[:, None]).mean()
+    bias = own - (rows * means).sum(1)
+    if known.bias is not None:
+        bias = bias.clamp(known.bias.min(), known.bias.max())
+    return rows.detach(), bias.detach()
 
 
 def grow(model: nn.Module, path: str, rows: Tensor, bias: Tensor) -> GrowingHead:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from kswap_registry import Operation, Registry, Version
+from torch import nn
 
 from kswapctl.data.images import Images, normalise
 from kswapctl.data.sets import Chosen, Parts, changed_part, check_disjoint, count, gather, retained_part
@@ -17,7 +18,7 @@ from kswapctl.data.views import make_views
 from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks
-from kswapctl.models.heads import classifier_path, grow, imprint
+from kswapctl.models.heads import Labelled, classifier_path, grow, imprint
 from kswapctl.models.lora import compose, save
 from kswapctl.models.weights import fingerprint
 from kswapctl.operations.home import environment
@@ -173,18 +174,19 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     images = _decode(composed, material, progress)
     rows = (*composed.knowledge.classes, *(c for c in change.classes if c not in composed.knowledge.classes))
     with deterministic():
-        subject = _subject(composed, method, change, images["train"], rows, device)
+        subject = _subject(composed, method, change, images, rows, device)
         pools = _pools(subject, composed, images, rows, method, change, dtype, progress)
         context = Context(
             task=TASKS[composed.spec.task],
             known=subject.known_rows(),
             chance=TASKS[composed.spec.task].chance(len(rows)),
+            rows=torch.tensor([rows.index(name) for name in change.classes], device=device),
             groups=subject.groups,
         )
-        progress.stage("training", method.steps)
+        progress.stage("training", method.steps * method.cycles)
         done = 0
 
-        def report(step: int, _: int, figures: dict[str, float]) -> None:
+        def report(step: int, figures: dict[str, float]) -> None:
             nonlocal done
             progress.advance(step - done)
             progress.figures(figures)
@@ -224,24 +226,39 @@ def _subject(
     composed: Composed,
     method: Method,
     change: Change,
-    images: Images,
+    images: Mapping[str, Images],
     rows: tuple[str, ...],
     device: torch.device,
 ) -> Subject:
     """The network with the stack folded in, its classifier grown where classes come, and fresh adapters on it."""
     network = composed.network().to(device)
-    path = classifier_path(network)
-    every = find_blocks(network, path)
-    known = len(composed.knowledge.classes)
-    if len(rows) > known:
-        inputs = normalise(images.pixels.to(device), composed.spec.preprocessing)
-        new = list(range(known, len(rows)))
-        head = network.get_submodule(path)
-        assert isinstance(head, torch.nn.Linear)
-        weight, bias = imprint(features_of(network, inputs), images.targets(rows).to(device), head, new)
-        grow(network, path, weight, bias)
+    every = find_blocks(network, classifier_path(network))
+    new = range(len(composed.knowledge.classes), len(rows))
+    if new:
+        _grow(network, composed, method, images, rows, new)
     blocks = choose_blocks(every, change.blocks or method.blocks)
     return Subject.prepare(network, every, blocks, method.rank, method.scale)
+
+
+def _grow(
+    network: nn.Module,
+    composed: Composed,
+    method: Method,
+    images: Mapping[str, Images],
+    rows: tuple[str, ...],
+    new: Sequence[int],
+) -> None:
+    path = classifier_path(network)
+    head = network.get_submodule(path)
+    assert isinstance(head, nn.Linear)
+
+    def labelled(part: str) -> Labelled:
+        pixels = images[part].pixels.to(head.weight.device)
+        features = features_of(network, normalise(pixels, composed.spec.preprocessing))
+        return Labelled(features, images[part].targets(rows).to(features.device))
+
+    weight, bias = imprint(labelled("train"), labelled("retain"), head, new)
+    grow(network, path, weight, bias + method.first_bias())
 
 
 def _pools(
@@ -265,11 +282,20 @@ def _pools(
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):
         count_ = method.views_of(role) if part in {"retain", "train"} else 1
-        views = make_views(images[part].pixels, count_, seed=change.seed * len(roles) + index)
+        views = make_views(
+            images[part].pixels, count_, seed=change.seed * len(roles) + index, strength=method.view_strength
+        )
         targets = images[part].targets(rows)
-        pools[name] = make_pool(subject, views, targets, composed.spec.preprocessing, dtype, CACHE_BYTES)
+        order = _drawing_order(images[part], composed.knowledge, method.learned_weight)
+        pools[name] = make_pool(subject, views, targets, composed.spec.preprocessing, dtype, CACHE_BYTES, order)
         progress.advance()
     return pools
+
+
+def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) -> torch.Tensor:
+    """Positions of the images, those of classes learned earlier ``learned_weight`` times."""
+    repeats = torch.tensor([learned_weight if s.label in knowledge.learned else 1 for s in images.samples])
+    return torch.arange(len(images)).repeat_interleave(repeats)
 
 
 def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> None:
@@ -279,7 +305,7 @@ def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> 
     wanted = f"learn >= {targets.learn:.0%}" if kind == "learn" else f"forget <= {targets.forget:.0%}"
     progress.note(
         f"the targets were not met on the validation part ({reached}; asked for {wanted}, retain drop <= "
-        f"{targets.retain_drop:.0%}): try --set steps={2 * outcome.steps}, more --retain-share, or looser targets"
+        f"{targets.retain_drop:.0%}): try --set cycles=4, more --retain-share, or looser targets"
     )
 
 

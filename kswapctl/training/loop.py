@@ -17,8 +17,8 @@ from kswapctl.training.pool import Pool, autocast
 from kswapctl.training.subject import Subject
 
 Pools = Mapping[Role, Pool]
-Report = Callable[[int, int, dict[str, float]], None]
-"""Called with the step, the number of steps, and the latest figures."""
+Report = Callable[[int, dict[str, float]], None]
+"""Called with the step and the latest figures."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,20 @@ def train(
     targets: Targets,
     plan: Plan,
 ) -> Outcome:
-    """Train ``subject``'s adapters until the targets hold on ``validation`` or the method's steps are used up.
+    """Train ``subject``'s adapters in cycles until the targets hold on ``validation`` or no cycle is left.
 
+    Only the end of a cycle counts, where the learning rate has fallen to zero: before, weights are still on their way.
     A loss or a weight that is not finite, and a change of exactly nothing, are a :class:`DivergedError`.
     """
     method.prepare(context, pools)
     optimiser = build_optimiser(subject, method)
     rates = [group["lr"] for group in optimiser.param_groups]
-    draws = {role: _draw(len(pool), plan.generator) for role, pool in pools.items()}
+    draws = {role: _draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
     step = 0
-    for step in range(1, method.steps + 1):
-        factor = cosine(step - 1, method.steps)
+    for step in range(1, method.cycles * method.steps + 1):
+        within = (step - 1) % method.steps + 1
+        factor = cosine(within - 1, method.steps)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         for roles in method.passes(step):
@@ -69,12 +71,12 @@ def train(
             optimiser.step()
             if method.proximal and method.sparsity:
                 shrink(context.groups, method.sparsity * rates[0] * factor)
-        if step % method.check_every == 0 or step == method.steps:
+        if within % method.check_every == 0 or within == method.steps:
             figures = {"loss": losses.item()} | validate(subject, validation, plan.dtype)
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
-            plan.report(step, method.steps, figures)
-            if step >= method.least_steps and meets(figures, targets, method.kind):
+            plan.report(step, figures)
+            if within == method.steps and meets(figures, targets, method.kind):
                 break
     return _outcome(subject, context, history, step, targets, method)
 
@@ -151,10 +153,10 @@ def _step(
     return torch.stack(list(method.loss(context, seen).values())).sum()
 
 
-def _draw(size: int, generator: Generator) -> Iterator[Tensor]:
-    """Positions 0 .. size - 1 in random order, over and over, each as often as the others."""
+def _draw(order: Tensor, generator: Generator) -> Iterator[Tensor]:
+    """The positions in ``order``, shuffled, over and over: each as often as it stands there."""
     while True:
-        yield from torch.randperm(size, generator=generator)
+        yield from order[torch.randperm(len(order), generator=generator)]
 
 
 def _check_finite(loss: float, step: int) -> None:

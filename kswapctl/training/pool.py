@@ -28,6 +28,8 @@ class Pool:
     """(V, N, D) before the operation."""
     outputs: Tensor
     """(V, N, K_known) before the operation."""
+    order: Tensor
+    """Positions in 0 .. N - 1 to draw from; one that stands twice is drawn twice as often."""
     prepare: Callable[[Tensor], Tensor]
     """Turns a batch of ``activations`` into what the trained part takes."""
 
@@ -42,6 +44,7 @@ def make_pool(
     preprocessing: Preprocessing,
     dtype: torch.dtype,
     budget: int,
+    order: Tensor | None = None,
 ) -> Pool:
     """Run the frozen part, and the model as it is now, over ``views`` (V, N, C, H, W) uint8.
 
@@ -70,6 +73,7 @@ def make_pool(
     return Pool(
         activations=torch.cat(kept).unflatten(0, shape),
         targets=targets.to(device),
+        order=torch.arange(len(targets)) if order is None else order,
         features=torch.cat(features).unflatten(0, shape),
         outputs=torch.cat(outputs).unflatten(0, shape),
         prepare=(lambda batch: batch) if cached else run_below,

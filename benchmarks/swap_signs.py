@@ -1,0 +1,128 @@
+"""Learn five unseen traffic signs, forget five known ones: what is retained, learned and forgotten, over seeds.
+
+The base knows 38 of 43 signs (see ``../shared/data/README.md``). Each figure is measured by ``evaluate_version`` on the
+test part, which neither training nor the choice of hyper-parameters saw. Run, with the data unpacked::
+
+    python benchmarks/swap_signs.py --base signs38.safetensors --data signs43 -o swap-signs.json
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from kswap_registry import Registry
+
+from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.scores import Evaluation, evaluate
+from kswapctl.export.onnx import run_onnx
+from kswapctl.models.checkpoint import Description
+from kswapctl.operations.change import apply
+from kswapctl.operations.look import evaluate_version, test_images
+from kswapctl.operations.models import add_model
+from kswapctl.operations.ship import Export, export
+from kswapctl.operations.versions import load_version
+from kswapctl.progress import Silent
+from kswapctl.spec import Change
+
+LEARN = ("20_kmh", "einmalige_vorfahrt", "s_kurve_links", "scharfe_kurve_rechts", "verbot_der_einfahrt")
+FORGET = (
+    "30_kmh",
+    "gefahrenstelle",
+    "vorbeifahren_rechts",
+    "vorfahrsstrasse",
+    "vorgeschrieben_geradeaus_rechts",
+)
+COLUMNS = ("learned", "forgotten", "retained", "drop", "seconds")
+
+
+def main() -> None:
+    """Run every seed, print a table of means and spreads, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--learn", default=",".join(LEARN))
+    parser.add_argument("--forget", default=",".join(FORGET))
+    parser.add_argument("--set", action="append", default=[], metavar="KIND.NAME=VALUE")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    settings: dict[str, dict[str, str]] = {"learn": {}, "forget": {}}
+    for text in options.set:
+        kind, _, rest = text.partition(".")
+        name, _, value = rest.partition("=")
+        settings[kind][name] = value
+    classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
+    runs = [run(options.base, options.data, seed, classes, settings) for seed in options.seeds]
+    print(table(runs))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps({"threads": torch.get_num_threads(), "runs": runs}, indent=2) + "\n")
+
+
+Figures = dict[str, float]
+
+
+def run(
+    base: str, data: str, seed: int, classes: dict[str, tuple[str, ...]], settings: dict[str, dict[str, str]]
+) -> dict[str, Figures]:
+    """Figures of one seed: after learning, after learning then forgetting (also as ONNX), after forgetting."""
+    learn = Change("learn", classes["learn"], data, seed=seed, settings=settings["learn"])
+    forget = Change("forget", classes["forget"], data, seed=seed, settings=settings["forget"])
+    with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
+        add_model(registry, "signs", base, Description(), data)
+        stages = {"L": measure(registry, learn)}
+        stages["L->F"] = measure(registry, forget)
+        stages["L->F as ONNX"] = measure_onnx(registry, Path(folder) / "signs.onnx")
+        registry.move_head("signs", 0)
+        stages["F"] = measure(registry, forget)
+    print(json.dumps({"seed": seed} | stages), flush=True)
+    return stages
+
+
+def measure(registry: Registry, change: Change) -> dict[str, float]:
+    """Do ``change`` on the head, and evaluate."""
+    start = time.monotonic()
+    result = apply(registry, "signs", change, "benchmark", Silent())
+    seconds = time.monotonic() - start
+    return figures(evaluate_version(registry, result.version, [], False, "cpu", Silent())) | {"seconds": seconds}
+
+
+def measure_onnx(registry: Registry, file: Path) -> dict[str, float]:
+    """Export the head and evaluate what onnxruntime computes."""
+    version = registry.resolve("signs")
+    parity = export(registry, version, Export(file, every=True), "benchmark", Silent())
+    composed, base = load_version(registry, version), load_version(registry, registry.resolve("signs@base"))
+    images = test_images(composed, [], False, Silent())
+    rows = composed.knowledge.classes
+    outputs = run_onnx(file, images.pixels, composed.spec)
+    before = predict(base.network(), images.pixels, base.spec.preprocessing)
+    scores = evaluate(outputs, before, images.targets(rows), rows, composed.knowledge.sets())
+    return figures(scores) | {"logit difference": parity.largest, "same top-1": parity.agreement}
+
+
+def figures(scores: Evaluation) -> dict[str, float]:
+    """Accuracies in percent, and the loss of retained accuracy in points."""
+    found = {s.name: 100 * s.accuracy for s in scores.sets if s.name in {"learned", "forgotten"}}
+    retain = scores.set("retain")
+    return found | {"retained": 100 * retain.accuracy, "drop": 100 * (retain.base - retain.accuracy)}
+
+
+def table(runs: list[dict[str, dict[str, float]]]) -> str:
+    """Mean over seeds, with the lowest and highest, as Markdown."""
+    lines = ["| stage | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    for stage in runs[0]:
+        cells = []
+        for column in COLUMNS:
+            values = [r[stage][column] for r in runs if column in r[stage]]
+            spread = f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" if values else "-"
+            cells.append(spread)
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Loss terms against numbers worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kswapctl.methods.terms import bounded, bounded_mean, distill, group_norm, group_sparsity
+from kswapctl.training.optimiser import cosine, shrink
+
+
+def test_the_bound_acts_on_each_sample():
+    """Losses 1 and 9 at bound 4: (3 + 0) / 2."""
+    assert bounded(torch.tensor([1.0, 9.0]), 4.0).item() == 1.5
+
+
+def test_the_papers_bound_is_met_by_the_mean_alone():
+    """Mean of 1 and 9 is 5, above 4: nothing is left to do, though one sample is still known."""
+    assert bounded_mean(torch.tensor([1.0, 9.0]), 4.0).item() == 0.0
+
+
+def test_a_sample_beyond_the_bound_has_no_gradient():
+    losses = torch.tensor([1.0, 9.0], requires_grad=True)
+    bounded(losses, 4.0).backward()
+    assert losses.grad.tolist() == [-0.5, 0.0]
+
+
+def test_distillation_of_equal_logits_is_zero():
+    logits = torch.randn(3, 5)
+    assert distill(logits, logits, 2.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_distillation_is_the_divergence_times_the_squared_temperature():
+    """Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2), at T = 1."""
+    teacher, student = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert distill(student, teacher, 1.0).item() == pytest.approx(expected)
+    assert distill(2 * student, 2 * teacher, 2.0).item() == pytest.approx(4 * expected)
+
+
+def test_a_class_the_teacher_does_not_know_has_probability_zero():
+    """Teacher (1/2, 1/2, none), student uniform over three: ln(1/2) - ln(1/3) = ln(3/2)."""
+    assert distill(torch.zeros(1, 3), torch.zeros(1, 2), 1.0).item() == pytest.approx(math.log(1.5))
+
+
+def test_the_group_norm_is_joint():
+    """sqrt(3^2 + 4^2) = 5, not 3 + 4."""
+    assert group_norm([nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([4.0]))]).item() == 5.0
+
+
+def test_the_group_norm_has_a_gradient_of_zero_at_zero():
+    parameter = nn.Parameter(torch.zeros(2))
+    group_norm([parameter]).backward()
+    assert parameter.grad.tolist() == [0.0, 0.0]
+
+
+def test_group_sparsity_sums_the_groups():
+    groups = {"a": [nn.Parameter(torch.tensor([3.0, 4.0]))], "b": [nn.Parameter(torch.tensor([12.0]))]}
+    assert group_sparsity(groups).item() == 17.0
+
+
+def test_the_proximal_step_shortens_a_group_and_zeroes_a_short_one():
+    """Norm 5 less 2 is 3: factor 3/5. Norm 1 less 2 is below zero: exactly zero."""
+    groups = {"long": [nn.Parameter(torch.tensor([3.0, 4.0]))], "short": [nn.Parameter(torch.tensor([1.0]))]}
+    shrink(groups, 2.0)
+    assert groups["long"][0].tolist() == pytest.approx([1.8, 2.4])
+    assert groups["short"][0].tolist() == [0.0]
+
+
+def test_the_learning_rate_rises_and_ends_at_nothing():
+    factors = [cosine(step, 100) for step in range(100)]
+    assert factors[0] < factors[7] > factors[50] > factors[99]
+    assert factors[50] == pytest.approx(0.5, abs=0.02)
+    assert factors[99] < 0.001
