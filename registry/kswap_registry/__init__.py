@@ -25,11 +25,12 @@ from .errors import (
 from .history import Verification, verify_history
 from .lock import Holder
 from .operation import Operation
-from .records import Event, Model, Version
+from .records import Attempt, Event, Model, Version
 from .store import Registry
 
 __all__ = [
     "AlreadyExists",
+    "Attempt",
     "BadName",
     "BadValue",
     "Busy",

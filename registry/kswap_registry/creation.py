@@ -17,6 +17,7 @@ def create(folder: Path) -> None:
         if (folder / layout.DATABASE).exists():
             return
         _refuse_remains(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         make_folders(folder)
         point("create.after_folders")
         _make_key(folder)
@@ -26,9 +27,9 @@ def create(folder: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Make the folders of a registry where they are missing."""
-    for part in (folder, folder / layout.BLOBS, folder / layout.TEMPORARY):
-        part.mkdir(parents=True, exist_ok=True)
+    """Make the folders inside a registry where they are missing: copying tools drop empty ones."""
+    for part in (folder / layout.BLOBS, folder / layout.TEMPORARY):
+        part.mkdir(exist_ok=True)  # never the registry's own folder: one that was removed stays so
 
 
 def _refuse_remains(folder: Path) -> None:

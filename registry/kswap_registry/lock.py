@@ -53,7 +53,7 @@ class WriterLock:
         try:
             self._descriptor = self._wait()
             _held.add(self._descriptor)
-            self._sign(command)
+            _sign(self._descriptor, command)
         except BaseException:
             self.release()
             raise
@@ -109,11 +109,12 @@ class WriterLock:
         except (BlockingIOError, FileNotFoundError):
             return False
 
-    def _sign(self, command: str) -> None:
-        name = {"process": os.getpid(), "command": command, "since": clock.stamp()}
-        with suppress(OSError):  # only a courtesy: a rollback must work on a full disk
-            os.ftruncate(self._descriptor or 0, 0)
-            os.pwrite(self._descriptor or 0, json.dumps(name).encode(), 0)
+
+def _sign(descriptor: int, command: str) -> None:
+    name = {"process": os.getpid(), "command": command, "since": clock.stamp()}
+    with suppress(OSError):  # only a courtesy: a rollback must work on a full disk
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(name).encode(), 0)
 
 
 def _close_in_child() -> None:

@@ -11,7 +11,7 @@ from . import refs
 from .database import Database, Row
 from .digests import record_digest
 from .errors import BadValue, Damaged
-from .records import Model, Version, reference
+from .records import Attempt, Model, Version, reference
 
 RECORDED = ("kind", "method", "spec", "state", "adapter", "weights", "fingerprint", "note", "created")
 """The columns of a version that its digest vouches for, besides its place, files and metrics."""
@@ -56,6 +56,14 @@ def stack(database: Database, top: Version) -> list[Version]:
     """The versions a stack is made of, from the first above the base up to ``top``."""
     with database.reading():
         return _versions(database, _STACK, top.number, refs.model_row(database, top.model))
+
+
+def attempts(database: Database, name: str | None, limit: int | None) -> list[Attempt]:
+    """The last ``limit`` operations (all without), of one model or of all, oldest first."""
+    with database.reading():
+        chosen = None if name is None else refs.model_row(database, name)
+        rows = database.rows(_ATTEMPTS, chosen, -1 if limit is None else limit)
+    return [_attempt(row) for row in reversed(rows)]
 
 
 def tags(database: Database, name: str) -> dict[str, int]:
@@ -151,6 +159,15 @@ def _version(
     )
 
 
+def _attempt(row: Row) -> Attempt:
+    values = dict(row)
+    try:
+        values |= {"spec": json.loads(row["spec"]), "environment": json.loads(row["environment"])}
+    except ValueError as error:
+        raise Damaged(f"operation {row['id']} is damaged: {error}") from error
+    return Attempt(**values)
+
+
 def _vouch(what: str, recorded: str, compute: Callable[[], str]) -> None:
     try:
         sound = compute() == recorded
@@ -171,6 +188,12 @@ WITH RECURSIVE line (number) AS (
     WHERE versions.parent IS NOT NULL
 )
 {_VERSION} WHERE versions.model = ?2 AND number > 0 AND number IN (SELECT number FROM line) ORDER BY number"""  # noqa: S608
+
+_ATTEMPTS = """
+SELECT operations.id, models.name AS model, branch, operations.parent, kind, method, operations.spec, command,
+    environment, user, started, state, ended, error, version
+FROM operations JOIN models ON models.id = operations.model
+WHERE ?1 IS NULL OR models.id = ?1 ORDER BY operations.id DESC LIMIT ?2"""
 
 _CHOSEN = "(SELECT value FROM json_each(?))"
 _FILES = f"SELECT version, name, digest, size FROM files JOIN blobs USING (digest) WHERE version IN {_CHOSEN}"  # noqa: S608

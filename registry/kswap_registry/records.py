@@ -57,6 +57,30 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """An operation that was begun, and how it ended."""
+
+    id: int
+    model: str
+    branch: str
+    parent: int
+    """Number of the version it began on."""
+    kind: str
+    method: str
+    spec: dict[str, Any]
+    command: str
+    environment: dict[str, Any]
+    user: str
+    started: str
+    state: str
+    """'running', 'done', 'failed', 'interrupted' or 'abandoned' (it ended without a commit)."""
+    ended: str | None
+    error: str | None
+    version: int | None
+    """Number of the version it made."""
+
+
+@dataclass(frozen=True)
 class Event:
     """One entry of the history, chained to the one before."""
 

@@ -18,7 +18,7 @@ from .errors import AlreadyExists, Damaged, MissingBlob, NoRegistry, ReadOnly, U
 from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
-from .records import Event, Model, Version
+from .records import Attempt, Event, Model, Version
 
 OnWait = Callable[[Holder], None]
 
@@ -95,6 +95,10 @@ class Registry:
     def events(self, model_name: str | None = None, limit: int | None = None) -> list[Event]:
         """The history, oldest first; with ``limit`` only the newest entries."""
         return history.events(self.database, model_name, limit)
+
+    def attempts(self, model_name: str | None = None, limit: int | None = None) -> list[Attempt]:
+        """The operations that were begun, however they ended, oldest first; with ``limit`` the newest ones."""
+        return reading.attempts(self.database, model_name, limit)
 
     def tags(self, model_name: str) -> dict[str, int]:
         """A model's tags and the version numbers they stand at."""
@@ -301,6 +305,8 @@ class Registry:
         outermost = self._lock.acquire(text(command, "command"))
         try:
             if outermost:
+                with storage_errors(self.folder):
+                    creation.make_folders(self.folder)
                 close_dead(self.database)
             yield
         finally:
@@ -319,6 +325,7 @@ class Registry:
         self._lock.acquire("migrate")  # not exclusive(): that reads tables which may not be there yet
         try:
             with storage_errors(self.folder):
+                creation.make_folders(self.folder)
                 yield
         finally:
             self._lock.release()

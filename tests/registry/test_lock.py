@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from kswap_registry import (
     StorageError,
     Version,
     database,
+    doctor,
     identity,
     lock,
     verify_history,
@@ -223,6 +225,26 @@ def test_two_learners_without_a_working_lock_lose_nothing(
     assert faces.branches("faces") == {"main": 1, "slow": 2}
     assert faces.resolve("faces@slow") == kept
     assert faces.database.value("SELECT count(*) FROM operations WHERE state = 'done'") == 2
+
+
+def test_many_learners_without_a_working_lock_damage_nothing(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
+
+    def work() -> None:
+        with Registry.open(faces.folder) as registry:
+            for _ in range(8):
+                with suppress(HeadMoved), registry.operation("faces", kind="learn", method="m", spec={}) as operation:
+                    adapter = operation.folder / "adapter"
+                    adapter.write_text("always the same")
+                    operation.commit({"adapter": adapter}, state={}, adapter="a", weights="w", metrics={})
+
+    children = [in_child(work) for _ in range(4)]
+    assert [ended(child) for child in children] == [0] * 4
+    assert doctor.check(faces, deep=True) == []
+    versions = faces.versions("faces")
+    assert [version.parent for version in versions[1:]] == [version.number for version in versions[:-1]]
+    states = [attempt.state for attempt in faces.attempts()]
+    assert (states.count("done"), set(states)) == (len(versions) - 1, {"done", "failed"})
 
 
 def test_a_living_operation_is_left_alone_when_the_lock_does_not_lock(

@@ -8,6 +8,7 @@ import pytest
 from kswap_registry import (
     AlreadyExists,
     BadName,
+    Damaged,
     Operation,
     Registry,
     StorageError,
@@ -54,6 +55,25 @@ def test_a_committed_operation_is_done_and_told(faces: Registry, learn: Learn) -
     assert event.payload["spec"] == {"rank": 8}
     assert event.payload["environment"] == {"torch": "2"}
     assert event.payload["fingerprint"] == version.fingerprint
+
+
+def test_attempts_tell_how_each_operation_ended(faces: Registry, learn: Learn) -> None:
+    learn("one")
+    with begin(faces, command="kswapctl forget"):
+        (running,) = faces.attempts("faces", limit=1)
+        assert (running.state, running.ended, running.command) == ("running", None, "kswapctl forget")
+    done, abandoned = faces.attempts()
+    assert (done.state, done.version, done.parent, done.spec) == ("done", 1, 0, {"rank": 8})
+    assert (done.branch, done.environment, done.error) == ("main", {"torch": "2"}, None)
+    assert (abandoned.state, abandoned.version) == ("abandoned", None)
+    faces.database.execute("UPDATE operations SET spec = '{' WHERE id = 2")
+    with pytest.raises(Damaged, match="operation 2"):
+        faces.attempts()
+
+
+def test_folders_that_a_copying_tool_dropped_are_made_again(faces: Registry, learn: Learn) -> None:
+    (faces.folder / "tmp").rmdir()
+    assert learn("one").number == 1
 
 
 @pytest.mark.parametrize(
