@@ -1,12 +1,13 @@
 """Recipes for a change. A new one is its own file and one line here."""
 
 from kswapctl.errors import NotFoundError, UsageError, nearest
-from kswapctl.methods import gs_lora
+from kswapctl.methods import erase, gs_lora
 from kswapctl.methods.base import Context, Method, Seen
 from kswapctl.spec import Kind
 
 METHODS: dict[str, tuple[type[Method], ...]] = {
     "gs-lora": (gs_lora.Learn, gs_lora.Forget),
+    "erase": (erase.Forget,),
 }
 
 

@@ -42,6 +42,8 @@ class Context:
     """Loss of a model that knows nothing, in nats: ln K."""
     rows: Tensor
     """(C,) rows of the classifier whose classes are learned or forgotten."""
+    classifier: nn.Module
+    """(B, D) features to (B, K) logits; frozen, but for new rows."""
     groups: dict[str, list[nn.Parameter]]
     """Adapter parameters by block."""
     memory: dict[str, Any] = field(default_factory=dict)

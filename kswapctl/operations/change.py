@@ -181,6 +181,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             known=subject.known_rows(),
             chance=TASKS[composed.spec.task].chance(len(rows)),
             rows=torch.tensor([rows.index(name) for name in change.classes], device=device),
+            classifier=subject.head,
             groups=subject.groups,
         )
         progress.stage("training", method.steps * method.cycles)
