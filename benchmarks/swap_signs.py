@@ -13,8 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import timm
 import torch
 from kswap_registry import Registry
+from peft import PeftModel
 
 from kswapctl.evaluation.predict import predict
 from kswapctl.evaluation.scores import Evaluation, evaluate
@@ -23,8 +25,8 @@ from kswapctl.models.checkpoint import Description
 from kswapctl.operations.change import apply
 from kswapctl.operations.look import evaluate_version, test_images
 from kswapctl.operations.models import add_model
-from kswapctl.operations.ship import Export, export
-from kswapctl.operations.versions import load_version
+from kswapctl.operations.ship import Export, export, merge, unpack
+from kswapctl.operations.versions import Composed, load_base, load_version
 from kswapctl.progress import Silent
 from kswapctl.spec import Change
 
@@ -58,6 +60,9 @@ def main() -> None:
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     runs = [run(options.base, options.data, seed, classes, settings) for seed in options.seeds]
     print(table(runs))
+    for stage in ("L->F as ONNX", "L->F in other forms"):
+        for name in (n for n in runs[0][stage] if "logit" in n or "top-1" in n):
+            print(f"{stage}, {name}: {', '.join(f'{r[stage][name]:.3g}' for r in runs)}")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps({"threads": torch.get_num_threads(), "runs": runs}, indent=2) + "\n")
@@ -77,6 +82,7 @@ def run(
         stages = {"L": measure(registry, learn)}
         stages["L->F"] = measure(registry, forget)
         stages["L->F as ONNX"] = measure_onnx(registry, Path(folder) / "signs.onnx")
+        stages["L->F in other forms"] = measure_forms(registry, Path(folder))
         registry.move_head("signs", 0)
         stages["F"] = measure(registry, forget)
     print(json.dumps({"seed": seed} | stages), flush=True)
@@ -101,7 +107,46 @@ def measure_onnx(registry: Registry, file: Path) -> dict[str, float]:
     outputs = run_onnx(file, images.pixels, composed.spec)
     before = predict(base.network(), images.pixels, base.spec.preprocessing)
     scores = evaluate(outputs, before, images.targets(rows), rows, composed.knowledge.sets())
-    return figures(scores) | {"logit difference": parity.largest, "same top-1": parity.agreement}
+    return figures(scores) | {"logit difference": parity.largest, "same top-1": 100 * parity.agreement}
+
+
+def measure_forms(registry: Registry, folder: Path) -> Figures:
+    """The head as plain PEFT adapters stacked on the base, and merged and loaded by timm, against what is composed."""
+    composed = load_version(registry, registry.resolve("signs"))
+    images = test_images(composed, [], False, Silent())
+    expected = predict(composed.network(), images.pixels, composed.spec.preprocessing)
+    merge(registry, composed.version, folder / "merged.safetensors", False, "benchmark")
+    merged = timm.create_model(
+        composed.spec.architecture,
+        checkpoint_path=str(folder / "merged.safetensors"),
+        num_classes=len(composed.knowledge.classes),
+        **composed.spec.arguments,
+    ).eval()
+    found: Figures = {}
+    for name, network in (("merged", merged), ("stacked", stacked(registry, composed, folder))):
+        outputs = predict(network, images.pixels, composed.spec.preprocessing)
+        found[f"{name}: logit difference"] = (outputs - expected).abs().max().item()
+        found[f"{name}: same top-1"] = 100 * (outputs.argmax(1) == expected.argmax(1)).float().mean().item()
+    return found
+
+
+def stacked(registry: Registry, composed: Composed, folder: Path) -> torch.nn.Module:
+    """The base with every adapter of the stack active side by side, by PEFT alone."""
+    weights = load_base(registry, registry.model("signs"))
+    rows = len(composed.knowledge.classes)
+    network = timm.create_model(composed.spec.architecture, num_classes=rows, **composed.spec.arguments)
+    head = {k for k in weights if k.startswith("head.")}
+    network.load_state_dict({k: v for k, v in weights.items() if k not in head}, strict=False)
+    model = None
+    for version in registry.stack(composed.version):
+        name = f"ks_{version.number:04}"
+        place = str(unpack(registry, version, folder / name, False))
+        if model is None:
+            model = PeftModel.from_pretrained(network, place, adapter_name=name)
+        else:
+            model.load_adapter(place, name)
+    model.base_model.set_adapter([f"ks_{v.number:04}" for v in registry.stack(composed.version)])
+    return model.eval()
 
 
 def figures(scores: Evaluation) -> dict[str, float]:
@@ -114,7 +159,7 @@ def figures(scores: Evaluation) -> dict[str, float]:
 def table(runs: list[dict[str, dict[str, float]]]) -> str:
     """Mean over seeds, with the lowest and highest, as Markdown."""
     lines = ["| stage | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    for stage in runs[0]:
+    for stage in (name for name, found in runs[0].items() if "retained" in found):
         cells = []
         for column in COLUMNS:
             values = [r[stage][column] for r in runs if column in r[stage]]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line, names, pairs
+from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
-from kswapctl.spec import Change, Rehearsal, Targets
+from kswapctl.spec import Change, Kind, Rehearsal, Targets
 
 if TYPE_CHECKING:
     from kswapctl.operations.change import Result
@@ -43,24 +45,7 @@ def learn(
 
     Example: `kswapctl learn signs --data signs43 --classes 20_kmh,verbot_der_einfahrt`
     """
-    change = Change(
-        kind="learn",
-        classes=names(classes),
-        source=data,
-        retain_source=retain_data,
-        method=method,
-        preset=preset,
-        settings=pairs(settings),
-        targets=Targets(retain_drop=max_retain_drop, learn=target_learn),
-        rehearsal=Rehearsal(retain_share, retain_per_class),
-        blocks=blocks,
-        seed=seed,
-        again=again,
-        skip_bad=skip_bad,
-        device=device,
-        precision=precision,
-    )
-    _run(model, [change], home)
+    _run(model, [_change("learn", locals())], home)
 
 
 def forget(
@@ -89,24 +74,7 @@ def forget(
 
     Example: `kswapctl forget signs --classes 30_kmh,gefahrenstelle`
     """
-    change = Change(
-        kind="forget",
-        classes=names(classes),
-        source=data,
-        retain_source=retain_data,
-        method=method,
-        preset=preset,
-        settings=pairs(settings),
-        targets=Targets(forget=target_forget, retain_drop=max_retain_drop),
-        rehearsal=Rehearsal(retain_share, retain_per_class),
-        blocks=blocks,
-        seed=seed,
-        again=again,
-        skip_bad=skip_bad,
-        device=device,
-        precision=precision,
-    )
-    _run(model, [change], home)
+    _run(model, [_change("forget", locals())], home)
 
 
 def swap(
@@ -136,38 +104,40 @@ def swap(
 
     Example: `kswapctl swap signs --learn signs43 --classes 20_kmh --forget 30_kmh`
     """
-    targets = Targets(target_forget, max_retain_drop, target_learn)
-    rehearsal = Rehearsal(retain_share)
-    learning = Change(
-        "learn",
-        names(learn_classes),
-        learn_data,
-        data,
-        method,
-        preset,
-        {},
-        targets,
-        rehearsal,
-        seed=seed,
-        skip_bad=skip_bad,
-        device=device,
+    given = locals()
+    changes = {
+        "l": _change("learn", given | {"classes": learn_classes, "data": learn_data, "retain_data": data}),
+        "f": _change("forget", given | {"classes": forget_classes}),
+    }
+    if not order or set(order) - set(changes):
+        raise UsageError(f"--order {order!r} is not made of l and f", "use lf, fl, flf or lfl")
+    _run(model, [changes[letter] for letter in order], home)
+
+
+def _change(kind: Kind, given: Mapping[str, Any]) -> Change:
+    """The request that a command's options make; options it does not have keep their defaults."""
+    usual = Targets()
+    return Change(
+        kind=kind,
+        classes=names(given["classes"]),
+        source=given["data"],
+        retain_source=given.get("retain_data", ""),
+        method=given["method"],
+        preset=given["preset"],
+        settings=pairs(given.get("settings")),
+        targets=Targets(
+            forget=given.get("target_forget", usual.forget),
+            retain_drop=given["max_retain_drop"],
+            learn=given.get("target_learn", usual.learn),
+        ),
+        rehearsal=Rehearsal(given["retain_share"], given.get("retain_per_class")),
+        blocks=given.get("blocks", ""),
+        seed=given["seed"],
+        again=given.get("again", False),
+        skip_bad=given["skip_bad"],
+        device=given["device"],
+        precision=given.get("precision", "auto"),
     )
-    forgetting = Change(
-        "forget",
-        names(forget_classes),
-        data,
-        "",
-        method,
-        preset,
-        {},
-        targets,
-        rehearsal,
-        seed=seed,
-        skip_bad=skip_bad,
-        device=device,
-    )
-    changes = {"l": learning, "f": forgetting}
-    _run(model, [changes.get(letter, learning) for letter in order], home)
 
 
 def _run(model: str, changes: list[Change], home: options.Home) -> None:
