@@ -56,7 +56,7 @@ def add(
         from kswapctl.models.checkpoint import Description
         from kswapctl.operations.models import add_model
 
-        preprocessing = {k: [float(x) for x in v.split(",")] for k, v in {"mean": mean, "std": std}.items() if v}
+        preprocessing = {k: v.split(",") for k, v in {"mean": mean, "std": std}.items() if v}
         listed = names(classes) or (tuple(classes_file.read_text().split("\n")) if classes_file else ())
         description = Description(
             architecture=architecture,

@@ -72,7 +72,7 @@ def decode(
     def one(sample: Sample) -> tuple[Tensor, str] | DataError:
         try:
             data = source.read(sample)
-            pixels = torch.from_numpy(np.array(transform(open_image(data, sample.key, preprocessing.input_size[0]))))
+            pixels = torch.as_tensor(transform(open_image(data, sample.key, preprocessing.input_size[0])))
         except DataError as error:
             return error
         return pixels, hashlib.sha256(data).hexdigest()
@@ -153,7 +153,7 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
 
 
 def _check_bad(bad: Sequence[DataError], total: int) -> None:
-    if len(bad) > max(1, MAX_BAD_SHARE * total):
+    if len(bad) > max(1, MAX_BAD_SHARE * total) or len(bad) == total > 0:
         raise DataError(
             f"{len(bad)} of {total} images cannot be read, the first: {bad[0].message}",
             "repair the data: more than 1% is bad",

@@ -123,7 +123,7 @@ def _unique_classes(samples: list[Sample]) -> list[Sample]:
 def _manifest(path: Path) -> Source:
     """CSV with a header, or JSON lines, with ``path``, ``label`` and, where it is known, ``split``."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows: list[dict[str, Any]]
+        rows: list[Any]
         try:
             rows = (
                 list(csv.DictReader(file))
@@ -138,7 +138,9 @@ def _manifest(path: Path) -> Source:
     return Source(str(path), tuple(_unique_classes(samples)), lambda s: _read_beside(path, s))
 
 
-def _manifest_sample(row: dict[str, Any], number: int, path: Path) -> Sample:
+def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
+    if not isinstance(row, dict):
+        raise DataError(f"row {number} of {path.name} is no object", 'write {"path": ..., "label": ...} a line')
     missing = [name for name in ("path", "label") if not row.get(name)]
     if missing:
         raise DataError(f"row {number} of {path.name} has no {missing[0]!r}", "columns: path, label, split (optional)")

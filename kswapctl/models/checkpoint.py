@@ -21,6 +21,15 @@ from kswapctl.spec import ModelSpec, Preprocessing
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
 """File names under which pickled state dicts travel."""
 PREPROCESSING = [f.name for f in fields(Preprocessing)]
+STATED = {
+    "architecture": str,
+    "model": str,
+    "arguments": dict,
+    "model_args": dict,
+    "classes": list,
+    "preprocessing": dict,
+}
+"""What a file's metadata may say of it, ours or timm's, and in which form."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Checkpoint:
 def load(source: str, description: Description) -> Checkpoint:
     """Load ``source`` as its form says: a file by its suffix, ``hf-hub:org/name``, or a timm name."""
     path = Path(source)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _load_safetensors(path, description)
     if path.suffix.lower() in PICKLES:
         return _load_pickle(path, description)
@@ -135,6 +144,7 @@ def _load_timm(source: str, description: Description) -> Checkpoint:
 
 def _load_safetensors(path: Path, description: Description) -> Checkpoint:
     weights, metadata = read(path)
+    _check_stated(metadata, path.name)
     architecture = description.architecture or metadata.get("architecture") or metadata.get("model") or ""
     if not architecture:
         raise UsageError(f"{path.name} does not say which network it is for", "give --architecture (a timm name)")
@@ -150,6 +160,12 @@ def _load_safetensors(path: Path, description: Description) -> Checkpoint:
         preprocessing={**preprocessing, **description.preprocessing},
     )
     return _from_weights(weights, described, path.name)
+
+
+def _check_stated(metadata: dict[str, Any], where: str) -> None:
+    for name, kind in STATED.items():
+        if not isinstance(metadata.get(name, kind()), kind):
+            raise DataError(f"{where} states its {name} as {metadata[name]!r}", "correct the file's metadata")
 
 
 def _load_pickle(path: Path, description: Description) -> Checkpoint:
@@ -205,10 +221,23 @@ def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:
         {name: config[name] for name in PREPROCESSING}
         | {
             "input_size": tuple(config["input_size"]),
-            "mean": tuple(config["mean"]),
-            "std": tuple(config["std"]),
+            "mean": _per_channel("mean", config),
+            "std": _per_channel("std", config),
         }
     )
+
+
+def _per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in config[name])
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} is {config[name]!r}, not one number a channel", f"give --{name} 0.5,0.5,0.5"
+        ) from error
+    channels = config["input_size"][0]
+    if len(values) != channels:
+        raise DataError(f"{name} has {len(values)} values for {channels} channels", f"give --{name} one a channel")
+    return values
 
 
 def _imagenet_names(model: nn.Module) -> tuple[str, ...]:

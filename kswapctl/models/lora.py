@@ -146,18 +146,22 @@ def load(files: Mapping[str, Path]) -> Adapter:
     """Read the two files that :func:`save` wrote; keys it would not have written are refused."""
     try:
         config = json.loads(files[CONFIG_FILE].read_text())
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (KeyError, ValueError, TypeError) as error:
+        rank, scale = int(config["r"]), float(config["lora_alpha"]) / int(config["r"])
+    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:
         raise DataError(f"{CONFIG_FILE} is no LoRA configuration ({error})") from error
     tensors, _ = read(files[WEIGHTS_FILE])
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     head: Weights = {}
-    for name in tensors:
-        if not name.startswith(PREFIX):
-            raise UnsafeInputError(f"{WEIGHTS_FILE} holds {name!r}, which is no adapter tensor")
+    for name, tensor in tensors.items():
         layer, _, part = name.removeprefix(PREFIX).partition(".lora_")
-        if part == "A.weight":
-            factors[layer] = (tensors[name], tensors[f"{PREFIX}{layer}.lora_B.weight"])
+        b = tensors.get(f"{PREFIX}{layer}.lora_B.weight")
+        if part == "A.weight" and b is not None:
+            if len(tensor) != rank or b.shape[1] != rank:
+                raise WrongBaseError(f"{WEIGHTS_FILE} and {CONFIG_FILE} differ in the rank of {layer}")
+            factors[layer] = (tensor, b)
         elif not part:
-            head[name.removeprefix(PREFIX)] = tensors[name]
-    return Adapter(rank, alpha / rank, factors, head)
+            head[name.removeprefix(PREFIX)] = tensor
+    adapter = Adapter(rank, scale, factors, head)
+    if stray := tensors.keys() - adapter.tensors().keys():
+        raise UnsafeInputError(f"{WEIGHTS_FILE} holds {min(stray)!r}, which is no part of an adapter")
+    return adapter

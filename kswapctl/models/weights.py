@@ -50,6 +50,8 @@ def read(path: Path) -> tuple[Weights, dict[str, Any]]:
             f"{path.name} is not a sound safetensors file ({error})",
             "convert it where it was made, or fetch it again",
         ) from error
+    if not isinstance(metadata, dict):
+        raise DataError(f"the metadata of {path.name} is no JSON object", "write it again with kswapctl merge")
     check_finite(weights, path.name)
     return weights, metadata
 

@@ -58,7 +58,7 @@ def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint,
 
 def _names_itself(source: str) -> bool:
     """Whether a local file states its classes, so that the data's need not be taken."""
-    if not source.endswith(".safetensors"):
+    if not source.lower().endswith(".safetensors"):
         return False
     from safetensors import SafetensorError, safe_open
 
