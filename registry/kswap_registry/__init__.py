@@ -1,6 +1,7 @@
 """A registry of model versions: who learned and forgot what, when, from which files, and how to take it back.
 
-Stand-alone: only the standard library. A folder with a SQLite database, content-addressed blobs and a key.
+Stand-alone: a folder with a SQLite database, content-addressed blobs and a key. Only making a registry and moving an
+older one up need more than the standard library: sqlite-utils, imported there.
 """
 
 from .errors import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import layout, schema
+from . import layout
 from .durable import publish_once, sync_folder, temporary_name, write_new
 from .errors import Damaged, storage_errors
 from .faults import point
@@ -47,8 +47,10 @@ def _make_key(folder: Path) -> None:
 
 
 def _make_database(folder: Path) -> None:
+    from . import migration  # only here: it imports sqlite-utils
+
     temporary = folder / layout.TEMPORARY / f"{temporary_name()}.db"
-    schema.build(temporary)
+    migration.build(temporary)
     sync_folder(folder / layout.TEMPORARY)
     point("create.before_publish")
     publish_once(temporary, folder / layout.DATABASE)

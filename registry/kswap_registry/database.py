@@ -97,6 +97,12 @@ class Database:
         with self._transaction("BEGIN IMMEDIATE"):
             yield
 
+    @contextmanager
+    def lent(self) -> Iterator[sqlite3.Connection]:
+        """The bare connection, for a library that wants one; what SQLite says inside is put into our words."""
+        with self._translated():
+            yield self._connection
+
     def copy_to(self, path: Path) -> None:
         """A consistent copy of the database, also while others write."""
         with self._translated():

@@ -1,4 +1,4 @@
-"""The schema's version: make it, know it, move an older one up, refuse a newer or foreign one."""
+"""The schema's version and shape: know them, refuse a newer or a foreign one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 from . import layout
 from .database import Database
-from .durable import open_regular, sync_folder, temporary_name, write_new
+from .durable import open_regular
 from .errors import Damaged, NewerSchema, NoRegistry
-from .faults import point
-from .history import append
 from .tables import STEPS
 
 APPLICATION = 0x6B737770
@@ -19,18 +17,6 @@ APPLICATION = 0x6B737770
 
 VERSION = len(STEPS)
 """The schema this code writes."""
-
-
-def build(path: Path) -> None:
-    """Make a new database at ``path``, complete and synced."""
-    write_new(path, b"", 0o666)
-    database = Database(path)
-    try:
-        with database.writing():
-            _climb(database, 0)
-            append(database, action="init", payload={"registry": temporary_name()})
-    finally:
-        database.close()
 
 
 def check_header(folder: Path) -> int:
@@ -64,40 +50,6 @@ def check_shape(database: Database) -> None:
 def current(database: Database) -> int:
     """The schema version of an open database."""
     return int(database.value("PRAGMA user_version"))
-
-
-def migrate(database: Database, folder: Path) -> None:
-    """Move an older schema up in one transaction; a copy of the old database stays beside it."""
-    with database.writing():
-        found = current(database)
-        if found == VERSION:  # somebody else was first
-            return
-        _keep_copy(folder, found)
-        point("migrate.after_backup")
-        _climb(database, found)
-        append(database, action="migrate", payload={"from": found, "to": VERSION})
-        point("migrate.after_steps")
-    point("migrate.after_commit")
-
-
-def _keep_copy(folder: Path, found: int) -> None:
-    temporary = folder / layout.TEMPORARY / temporary_name()
-    # another connection: the one that holds the write lock may not be copied from
-    source = Database(folder / layout.DATABASE, read_only=True)
-    try:
-        source.copy_to(temporary)
-    finally:
-        source.close()
-    temporary.replace(folder / f"registry.schema{found}.db")
-    sync_folder(folder)
-
-
-def _climb(database: Database, found: int) -> None:
-    for step in STEPS[found:]:
-        for statement in step:  # one by one: executescript would commit the transaction
-            database.execute(statement)
-    database.execute(f"PRAGMA application_id = {APPLICATION}")
-    database.execute(f"PRAGMA user_version = {VERSION}")
 
 
 @cache

@@ -314,19 +314,19 @@ class Registry:
 
     def _bring_up_to_date(self) -> None:
         if schema.current(self.database) < schema.VERSION:
-            with self._migration():
-                schema.migrate(self.database, self.folder)
+            self._migrate()
         schema.check_shape(self.database)
 
-    @contextmanager
-    def _migration(self) -> Iterator[None]:
+    def _migrate(self) -> None:
         if self.database.read_only:
             raise ReadOnly(f"the registry in {self.folder} has an older schema", "open it once for writing")
+        from . import migration  # only here: it imports sqlite-utils
+
         self._lock.acquire("migrate")  # not exclusive(): that reads tables which may not be there yet
         try:
             with storage_errors(self.folder):
                 creation.make_folders(self.folder)
-                yield
+                migration.migrate(self.database, self.folder)
         finally:
             self._lock.release()
 

@@ -9,6 +9,13 @@ from kswap_registry import Registry, Version
 Learn = Callable[..., Version]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """From Python 3.12 a fork beside threads warns; ours are those of numpy, which sqlite-utils imports, and idle."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"))
+
+
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """A folder in memory where there is such a thing: every commit syncs, and a busy disk makes each sync slow."""

@@ -17,7 +17,6 @@ from kswap_registry import (
     UnsafeFile,
     Version,
     blobs,
-    durable,
 )
 
 Learn = Callable[..., Version]
@@ -179,7 +178,7 @@ def test_what_the_disk_says_is_put_into_words(
     def refuse(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(durable.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(error) as caught:
         learn("one")
     assert caught.value.exit_code == 16
@@ -206,7 +205,7 @@ def test_files_and_folders_are_synced_before_the_row_is_committed(
         if statement in ("BEGIN IMMEDIATE", "COMMIT"):
             steps.append(statement)
 
-    monkeypatch.setattr(durable.os, "fsync", note_sync)
+    monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(Path, "replace", note_rename)
     faces.database._connection.set_trace_callback(note_statement)
     learn("one")

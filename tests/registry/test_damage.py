@@ -1,7 +1,5 @@
-"""Databases that are broken, foreign, older or newer: refused or moved up, never overwritten."""
+"""Databases that are broken, foreign or newer: refused, never overwritten."""
 
-import gzip
-import hashlib
 import os
 import random
 import shutil
@@ -28,11 +26,9 @@ from kswap_registry import (
     doctor,
     durable,
     schema,
-    verify_history,
 )
 
 Learn = Callable[..., Version]
-OLD = Path(__file__).parent / "data" / "schema1.db.gz"
 
 
 @pytest.fixture
@@ -41,21 +37,6 @@ def file(faces: Registry, learn: Learn) -> Path:
     learn("one", accuracy=0.5), learn("two")
     faces.close()
     return faces.folder / "registry.db"
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A registry as the first version's code left it."""
-    folder = tmp_path / "old"
-    (folder / "tmp").mkdir(parents=True)
-    (folder / "key").write_text("00" * 32)
-    (folder / "key").chmod(0o600)
-    (folder / "registry.db").write_bytes(gzip.decompress(OLD.read_bytes()))
-    for content in (b"weights of the base", b"one", b"two"):
-        digest = hashlib.sha256(content).hexdigest()
-        (folder / "blobs" / digest[:2]).mkdir(parents=True)
-        (folder / "blobs" / digest[:2] / digest).write_bytes(content)
-    return folder
 
 
 @pytest.mark.parametrize("share", [0, 50, 100, 0.5])
@@ -157,7 +138,7 @@ def test_a_flipped_byte_gives_a_right_answer_or_a_clear_one(file: Path, tmp_path
         flipped = bytes([content[offset] ^ (1 << chance.randrange(8))])
         (folder / "registry.db").write_bytes(content[:offset] + flipped + content[offset + 1 :])
         try:
-            sound = _read_everything(folder) == expected or _findings(folder)
+            sound = _read_everything(folder) == expected or _findings(folder) != []
         except RegistryError as error:
             sound = error.exit_code in (10, 12, 14)
         assert sound, offset
@@ -178,38 +159,6 @@ def test_a_killed_writers_journal_is_rolled_back(file: Path) -> None:
     assert (file.parent / "registry.db-journal").stat().st_size > 0
     assert _read_everything(file.parent) == before
     assert _findings(file.parent) == []
-
-
-def test_an_older_schema_moves_up_with_its_data(old: Path) -> None:
-    before = _dump(old / "registry.db")
-    with Registry.open(old) as registry:
-        assert [(model.name, model.head) for model in registry.models()] == [("faces", 1), ("signs", 0)]
-        assert registry.branches("faces") == {"main": 1}
-        assert [version.adapter for version in registry.versions("faces")] == ["", "adapter-one", "adapter-two"]
-        assert registry.resolve("faces@good").metrics == {"accuracy": 0.75}
-        assert registry.events()[-1].payload == {"from": 1, "to": schema.VERSION}
-        assert verify_history(registry).first_bad is None
-        assert doctor.check(registry, deep=True) == []
-        events = registry.events()
-    assert _dump(old / "registry.schema1.db") == before
-    with Registry.open(old) as registry:
-        assert registry.events() == events
-
-
-def test_an_older_schema_is_not_read_read_only(old: Path) -> None:
-    before = (old / "registry.db").read_bytes()
-    with pytest.raises(ReadOnly, match="older schema"):
-        Registry.open(old, read_only=True)
-    assert (old / "registry.db").read_bytes() == before
-
-
-def test_two_that_migrate_at_once_migrate_once(old: Path) -> None:
-    first = database.Database(old / "registry.db")
-    Registry.open(old).close()
-    schema.migrate(first, old)
-    first.close()
-    with Registry.open(old) as registry:
-        assert [event.action for event in registry.events()].count("migrate") == 1
 
 
 def test_blobs_without_a_database_are_not_given_an_empty_one(file: Path) -> None:
@@ -306,13 +255,6 @@ def _execute(file: Path, statement: str) -> None:
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute(statement)
     connection.close()
-
-
-def _dump(file: Path) -> list[str]:
-    connection = sqlite3.connect(file)
-    lines = list(connection.iterdump())
-    connection.close()
-    return lines
 
 
 def _read_everything(folder: Path) -> list[object]:

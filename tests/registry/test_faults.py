@@ -165,7 +165,7 @@ def test_a_point_that_is_not_declared_is_a_mistake() -> None:
 
 def test_a_sleeping_point_gives_others_time(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(faults.time, "sleep", slept.append)
+    monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setenv(faults.VARIABLE, "record.after_commit:sleep")
     faults.point("record.after_commit")
     assert slept == [2.0]

@@ -266,7 +266,7 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
     def nameless() -> str:
         raise KeyError
 
-    monkeypatch.setattr(identity.getpass, "getuser", nameless)
+    monkeypatch.setattr("getpass.getuser", nameless)
     assert identity.user() == f"uid {os.getuid()}"
 
 

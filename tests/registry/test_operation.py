@@ -28,8 +28,10 @@ def state(registry: Registry) -> tuple[str, str | None]:
     return row["state"], row["error"]
 
 
-def begin(registry: Registry, **more: str) -> AbstractContextManager[Operation]:
-    return registry.operation("faces", kind="forget", method="gs-lora", spec={"rank": 8}, **more)
+def begin(registry: Registry, *, command: str = "", branch: str = "main") -> AbstractContextManager[Operation]:
+    return registry.operation(
+        "faces", kind="forget", method="gs-lora", spec={"rank": 8}, command=command, branch=branch
+    )
 
 
 def run(registry: Registry, work: Callable[[Operation], None]) -> None:

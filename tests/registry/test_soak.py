@@ -5,7 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -41,7 +41,7 @@ def step(folder: Path, chance: random.Random) -> None:
     with Registry.open(folder, timeout=300) as registry:
         last = len(registry.versions("faces")) - 1
         number, name = chance.randint(0, last), f"n{chance.randrange(10**9)}"
-        changes = [
+        changes: list[Callable[[], object]] = [
             lambda: learn(registry, chance.randbytes(2000)),
             lambda: learn(registry, b"always the same"),
             lambda: registry.move_head("faces", number),
