@@ -12,8 +12,9 @@ import typer
 import typer.core
 from kswap_registry import RegistryError
 
-from kswapctl.cli import change, demo, look, registry, render, ship
+from kswapctl.cli import care, change, demo, look, registry, render, ship
 from kswapctl.errors import DiskError, KswapError
+from kswapctl.operations.environment import SAME_INDEX, is_mismatch
 
 DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG}
 
@@ -33,6 +34,10 @@ class Commands(typer.core.TyperGroup):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it exits
             raise typer.Exit(0) from None
+        except RuntimeError as error:
+            if not is_mismatch(error):
+                raise
+            _fail(KswapError("torchvision does not fit this torch", SAME_INDEX))
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
@@ -72,7 +77,7 @@ def _options(
     """Options before the command."""
 
 
-for module in (demo, registry, change, look, ship):
+for module in (demo, registry, change, look, ship, care):
     for name, command in module.COMMANDS.items():
         app.command(name)(command)
 

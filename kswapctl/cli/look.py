@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from kswap_registry import Event, Model, Registry, Version
+from kswap_registry import Event, Model, Registry, Version, verify_history
 from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import UsageError
+from kswapctl.errors import IntegrityError, UsageError
 from kswapctl.operations.home import open_home
 from kswapctl.spec import Knowledge
 
@@ -78,7 +78,7 @@ def list_versions(
     """
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
-        listed = [(m, v) for m in chosen for v in registry.versions(m.name)[-limit:]]
+        listed = [(m, v) for m in chosen for v in registry.versions(m.name, limit)]
     rows = [
         (
             "->" if v.number == m.head else "",
@@ -116,12 +116,17 @@ def log(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
     home: options.Home = None,
     limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
+    verify: Annotated[bool, typer.Option("--verify", help="Instead: check the whole chain of entries.")] = False,
+    kept: Annotated[str, typer.Option(metavar="HASH", help="With --verify: a head hash noted earlier.")] = "",
+    head: Annotated[bool, typer.Option("--head", help="Instead: print the hash to keep elsewhere.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Show who did what when, oldest first.
+    """Show who did what when, oldest first. An entry vouches for all before it: keep the last hash elsewhere.
 
-    Example: `kswapctl log signs`
+    Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f...`
     """
+    if verify or head:
+        return _chain(home, kept, verify or bool(kept))
     with open_home(home, read_only=True) as registry:
         events = registry.events(model or None, limit=limit)
     rows = [
@@ -138,6 +143,16 @@ def log(
     ]
     columns = ["#seq", "time (UTC)", "who", "action", "version", "head was", "command"]
     render.data([asdict(e) for e in events], render.table("", columns, rows))
+    return None
+
+
+def _chain(home: options.Home, kept: str, told: bool) -> None:
+    with open_home(home, read_only=True) as registry:
+        found = verify_history(registry, kept or None)
+    if found.first_bad is not None:
+        raise IntegrityError(f"the history was tampered with: {found.reason}", "kswapctl doctor, or restore a backup")
+    rows = [(found.head, f"{found.entries} entries, each as it was written")] if told else [(found.head,)]
+    render.data(asdict(found), render.table("", [""] * len(rows[0]), rows))
 
 
 def diff(

@@ -42,7 +42,12 @@ def open_home(named: Path | None, *, read_only: bool = False) -> Registry:
 
 def create_home(named: Path | None) -> Registry:
     """Make a registry: the one named, or ``.kswap`` in this folder."""
-    return Registry.create(Path(named or os.environ.get(VARIABLE) or Path.cwd() / FOLDER))
+    return Registry.create(create_place(named))
+
+
+def create_place(named: Path | None) -> Path:
+    """Where a new registry goes."""
+    return Path(named or os.environ.get(VARIABLE) or Path.cwd() / FOLDER)
 
 
 def environment() -> dict[str, str]:
