@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -230,10 +231,14 @@ def test_two_learners_without_a_working_lock_lose_nothing(
 def test_many_learners_without_a_working_lock_damage_nothing(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
 
+    begun = multiprocessing.get_context("fork").Barrier(4)
+
     def work() -> None:
         with Registry.open(faces.folder) as registry:
-            for _ in range(8):
+            for turn in range(8):
                 with suppress(HeadMoved), registry.operation("faces", kind="learn", method="m", spec={}) as operation:
+                    if turn == 0:
+                        begun.wait(60)  # all four on one head: three must fail, however the cores are shared
                     adapter = operation.folder / "adapter"
                     adapter.write_text("always the same")
                     operation.commit({"adapter": adapter}, state={}, adapter="a", weights="w", metrics={})
