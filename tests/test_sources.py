@@ -234,7 +234,7 @@ def test_the_cut_does_not_move_with_the_order_of_files_or_other_classes(flat: So
 def test_no_seed_moves_a_test_image_into_a_training_part(flat: Source, seed: int) -> None:
     test = plan(held_back(flat, flat.classes))
     rehearsal = Rehearsal(share=1.0)
-    changed = changed_part(flat, ["cat"], rehearsal, seed)
+    changed = changed_part([flat], ["cat"], rehearsal, seed)
     retained, _ = retained_part([flat], ["dog"], rehearsal, seed)
     used = [s for part in (changed, retained) for chosen in (part.train, part.validation) for _, s in chosen]
     assert used
@@ -244,7 +244,7 @@ def test_no_seed_moves_a_test_image_into_a_training_part(flat: Source, seed: int
 def test_training_and_validation_part_never_overlap(flat: Source) -> None:
     for seed in range(5):
         for part in (
-            changed_part(flat, ["cat"], Rehearsal(), seed),
+            changed_part([flat], ["cat"], Rehearsal(), seed),
             retained_part([flat], ["cat", "dog"], Rehearsal(share=1.0), seed)[0],
         ):
             train, held = ({s for _, samples in chosen for s in samples} for chosen in (part.train, part.validation))
@@ -253,7 +253,7 @@ def test_training_and_validation_part_never_overlap(flat: Source) -> None:
 
 
 def test_the_seed_moves_the_validation_part(flat: Source) -> None:
-    parts = [plan(changed_part(flat, ["cat"], Rehearsal(), seed).validation[0][1]) for seed in (0, 0, 1)]
+    parts = [plan(changed_part([flat], ["cat"], Rehearsal(), seed).validation[0][1]) for seed in (0, 0, 1)]
     assert parts[0] == parts[1] != parts[2]
 
 
@@ -288,7 +288,7 @@ def test_a_class_is_rehearsed_from_the_first_source_that_has_it(make: Make, flat
 def test_a_class_with_one_training_image_is_refused(make: Make) -> None:
     source = open_source(str(make("train/cat/a.png", "train/dog/b.png", "train/dog/c.png")))
     with pytest.raises(DataError, match="'cat' has one training image"):
-        changed_part(source, ["cat"], Rehearsal(), 0)
+        changed_part([source], ["cat"], Rehearsal(), 0)
 
 
 def test_a_share_of_nothing_is_empty_and_of_something_is_not(flat: Source) -> None:

@@ -28,42 +28,57 @@ class Parts:
     validation: Chosen
 
 
-def changed_part(source: Source, classes: Collection[str], rehearsal: Rehearsal, seed: int) -> Parts:
+def first_with(
+    sources: Sequence[Source], classes: Collection[str]
+) -> tuple[list[tuple[Source, set[str]]], tuple[str, ...]]:
+    """Each source with the classes to take from it, a class from the first that has it; and the classes none has."""
+    missing = set(classes)
+    found = []
+    for source in sources:
+        here = missing & set(source.classes)
+        missing -= here
+        if here:
+            found.append((source, here))
+    return found, tuple(c for c in classes if c in missing)
+
+
+def changed_part(sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int) -> Parts:
     """All training images of the classes to learn or forget, less the validation part."""
-    samples = training_part(source, classes)
-    for name, group in by_class(samples).items():
-        if len(group) < 2:
-            raise DataError(f"class {name!r} has one training image in {source.name}", "at least two are needed")
-    held = share(samples, rehearsal.validation, f"validation {seed}")
-    left = sorted(set(samples) - set(held), key=lambda s: s.key)
-    return Parts([(source, left)], [(source, held)])
+    parts = Parts([], [])
+    for source, here in first_with(sources, classes)[0]:
+        left, held = _hold_out(source, here, rehearsal, seed)
+        for name, group in by_class(left + held).items():
+            if len(group) < 2:
+                raise DataError(f"class {name!r} has one training image in {source.name}", "at least two are needed")
+        parts.train.append((source, left))
+        parts.validation.append((source, held))
+    return parts
 
 
 def retained_part(
     sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int
 ) -> tuple[Parts, tuple[str, ...]]:
-    """The rehearsal share of each class, from the first source that has it, and a validation part beside it.
-
-    Also returns the classes that no source has.
-    """
+    """The rehearsal share of each class, and a validation part beside it; also the classes that no source has."""
     parts = Parts([], [])
-    missing = set(classes)
-    for source in sources:
-        here = missing & set(source.classes)
-        missing -= here
-        samples = training_part(source, here)
-        if not samples:
-            continue
-        held = share(samples, rehearsal.validation, f"validation {seed}")
-        left = sorted(set(samples) - set(held), key=lambda s: s.key)
+    found, missing = first_with(sources, classes)
+    for source, here in found:
+        left, held = _hold_out(source, here, rehearsal, seed)
         if rehearsal.per_class is None:
-            sizes = {c: max(1, round(rehearsal.share * len(g))) for c, g in by_class(samples).items()}
+            sizes = {c: max(1, round(rehearsal.share * len(g))) for c, g in by_class(left + held).items()}
         else:
             sizes = dict.fromkeys(here, rehearsal.per_class)
-        capped = take(held, dict.fromkeys(here, VALIDATION_CAP), f"cap {seed}")
         parts.train.append((source, take(left, sizes, f"rehearsal {seed}")))
-        parts.validation.append((source, capped))
-    return parts, tuple(c for c in classes if c in missing)
+        parts.validation.append((source, take(held, dict.fromkeys(here, VALIDATION_CAP), f"cap {seed}")))
+    return parts, missing
+
+
+def _hold_out(
+    source: Source, classes: Collection[str], rehearsal: Rehearsal, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Training images of ``classes``, without and in the validation part."""
+    samples = training_part(source, classes)
+    held = share(samples, rehearsal.validation, f"validation {seed}")
+    return sorted(set(samples) - set(held), key=lambda s: s.key), held
 
 
 def gather(chosen: Chosen, preprocessing: Preprocessing, skip_bad: bool, report: Report | None = None) -> Images:

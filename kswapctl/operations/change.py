@@ -12,7 +12,7 @@ from kswap_registry import Operation, Registry, Version
 from torch import nn
 
 from kswapctl.data.images import Images, normalise
-from kswapctl.data.sets import Chosen, Parts, changed_part, check_disjoint, count, gather, retained_part
+from kswapctl.data.sets import Chosen, Parts, changed_part, check_disjoint, count, first_with, gather, retained_part
 from kswapctl.data.sources import Source, open_source
 from kswapctl.data.views import make_views
 from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
@@ -109,44 +109,38 @@ def _check_apart(changes: Sequence[Change]) -> None:
 
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
-    source = open_source(change.source or _default_source(knowledge))
-    classes = (
-        _classes_to_learn(knowledge, change, source)
-        if change.kind == "learn"
-        else _classes_to_forget(knowledge, change, source)
-    )
-    change = dataclasses.replace(change, classes=classes, source=source.name)
+    before = [open_source(name) for name in knowledge.sources]
+    sources = [open_source(change.source)] if change.source else before
+    if not sources:
+        raise UsageError("no data to take images from", "name it: --data DIR")
+    check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
+    classes = check(knowledge, change, sources)
+    found, absent = first_with(sources, classes)
+    if absent:
+        sources[0].require(absent)
+    change = dataclasses.replace(change, classes=classes, source=found[0][0].name)
     known = tuple(c for c in knowledge.known if c not in classes)
-    retain = [open_source(change.retain_source)] if change.retain_source else []
-    others = [s for s in knowledge.sources if s != source.name]
-    sources = retain or [source, *(open_source(s) for s in others)]
-    retained, missing = retained_part(sources, known, change.rehearsal, change.seed)
+    retain = [open_source(change.retain_source)] if change.retain_source else [*sources, *before]
+    retained, missing = retained_part(retain, known, change.rehearsal, change.seed)
     if not count(retained.train):
         raise DataError(
-            f"no images of any of the {len(known)} classes to retain in {source.name}",
+            f"no images of any of the {len(known)} classes to retain in {sources[0].name}",
             "name them with --retain-data, or when adding the model: kswapctl add --data",
         )
-    return Material(change, known, changed_part(source, classes, change.rehearsal, change.seed), retained, missing)
+    return Material(change, known, changed_part(sources, classes, change.rehearsal, change.seed), retained, missing)
 
 
-def _default_source(knowledge: Knowledge) -> str:
-    if not knowledge.sources:
-        raise UsageError("no data to take images from", "name it: --data DIR")
-    return knowledge.sources[0]
-
-
-def _classes_to_learn(knowledge: Knowledge, change: Change, source: Source) -> tuple[str, ...]:
-    names = change.classes or tuple(c for c in source.classes if c not in knowledge.known)
-    source.require(names)
+def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
+    names = change.classes or tuple(c for c in sources[0].classes if c not in knowledge.known)
     if not names:
-        raise DataError(f"every class of {source.name} is known already", "nothing to learn")
+        raise DataError(f"every class of {sources[0].name} is known already", "nothing to learn")
     for name in names:
         if name in knowledge.known and not change.again:
             raise DataError(f"class {name!r} is known already", "learn only new classes, or say --again")
     return _unique(names)
 
 
-def _classes_to_forget(knowledge: Knowledge, change: Change, source: Source) -> tuple[str, ...]:
+def _classes_to_forget(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
     if not change.classes:
         raise UsageError("no classes to forget", "name them: --classes A,B")
     for name in change.classes:
@@ -156,7 +150,6 @@ def _classes_to_forget(knowledge: Knowledge, change: Change, source: Source) -> 
             raise DataError(f"class {name!r} is forgotten already", "nothing to do; --again forgets it once more")
     if set(change.classes) >= set(knowledge.known):
         raise UsageError("these are all the classes the model knows", "leave at least one to retain")
-    source.require(change.classes)
     return _unique(change.classes)
 
 
