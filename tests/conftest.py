@@ -6,14 +6,20 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-FEW = ("--set", "steps=12", "--set", "retain_views=2", "--set", "change_views=2")
-"""Settings of an operation that is over in a second."""
+FEW, FEWEST = ("--preset", "few"), ("--preset", "fewest", "--quiet")
+"""Operations that are over in a second: presets that exist in the tests only."""
+PRESETS = {
+    "few": {"steps": 12, "retain_views": 2, "change_views": 2, "sparsity": 0.0},
+    "fewest": {"steps": 2, "retain_views": 1, "change_views": 1, "sparsity": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,19 @@ Run = Callable[..., Ran]
 
 def invoke(home: Path | None, *arguments: object) -> Ran:
     """Run a command line in this process; anything but an exit code is a bug and is raised."""
-    from typer.testing import CliRunner
-
     from kswapctl.cli import app
+
+    with ExitStack() as stack:
+        if set(PRESETS) & set(arguments):
+            from kswapctl.methods import METHODS
+
+            for method in METHODS["gs-lora"]:
+                stack.enter_context(patch.dict(method.presets, PRESETS))  # type: ignore[arg-type]
+        return _invoke(app, home, arguments)
+
+
+def _invoke(app: Any, home: Path | None, arguments: tuple[object, ...]) -> Ran:
+    from typer.testing import CliRunner
 
     environment = {"KSWAP_HOME": str(home) if home else None, "TERM": "dumb", "COLUMNS": "200"}
     result = CliRunner(env=environment).invoke(app, [str(a) for a in arguments])
@@ -121,11 +137,6 @@ def look(trained_home: Path) -> Iterator[Run]:
     before = state(trained_home)
     yield lambda *arguments: invoke(trained_home, *arguments)
     assert state(trained_home) == before
-
-
-@pytest.fixture(name="few")
-def few_fixture() -> tuple[str, ...]:
-    return FEW
 
 
 @pytest.fixture(name="state")
