@@ -1,0 +1,128 @@
+"""The command that asks whether the forgotten is really gone."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from kswapctl.cli import options, render
+from kswapctl.cli.options import command_line
+from kswapctl.errors import DiskError, UsageError, nearest
+from kswapctl.operations.home import open_home
+
+if TYPE_CHECKING:
+    from kswapctl.operations.audit import Audit
+
+TIERS = ("quick", "standard", "deep")
+REFERENCES = {
+    "R1": "a model trained without the classes",
+    "R2": "the stack before the classes were learned",
+    "R3": "classes the model never knew",
+    "R4": "none: give --reference or --control",
+}
+RESIDUE = {
+    "SUPPRESSED": "the registry still holds what knew the classes: a rollback brings them back",
+    "MERGED": "the registry no longer holds what knew the classes, but shipped files do",
+    "PURGED": "the registry no longer holds what knew the classes",
+}
+
+
+def audit(
+    ref: options.Ref,
+    tier: Annotated[str, typer.Option(help="quick (outputs, prototypes), standard, or deep (fresh adapters).")] = (
+        "standard"
+    ),
+    classes: Annotated[str, typer.Option(metavar="A,B", help="What should be gone; else the last forgotten.")] = "",
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A model trained without the classes (.safetensors).")
+    ] = None,
+    control: Annotated[str, typer.Option(metavar="DIR", help="Images of 5 or more classes the model never knew.")] = "",
+    data: options.EvalData = None,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Also examine this exported file.")] = None,
+    seed: options.Seed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write audit.json and audit.png here.")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    home: options.Home = None,
+    skip_bad: options.SkipBad = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Attack a version and say how much of the forgotten can be had back. Exit code 0, 20 (it can), 21 (cannot tell).
+
+    Example: `kswapctl audit signs --reference retrained.safetensors -o audit`
+    """
+    if tier not in TIERS:
+        raise UsageError(f"no tier {tier!r}", nearest(tier, TIERS))
+    folder = _make_folder(output, overwrite)
+    with open_home(home) as registry, render.Live() as live:
+        from kswapctl.operations.audit import audit_version
+        from kswapctl.operations.audit_material import Request
+
+        request = Request(
+            tier=tier,  # type: ignore[arg-type]  # checked above
+            classes=options.names(classes),
+            reference=reference,
+            control=control,
+            data=tuple(data or ()),
+            onnx=onnx,
+            seed=seed,
+            skip_bad=skip_bad,
+            device=device,
+        )
+        result = audit_version(registry, registry.resolve(ref), request, command_line(), live)
+    if folder:
+        _write(folder, result)
+    render.data(result.report, *_tables(result))
+    raise typer.Exit(result.verdict.exit_code)
+
+
+def _tables(result: Audit) -> list[Table]:
+    report = result.report
+    rows = [
+        (m.id, m.title, _number(m.value), _interval(m.low, m.high), m.level if m.votes else f"({m.level})", m.note)
+        for m in result.measures
+    ]
+    kind = report["reference"]["kind"]
+    title = f"{report['version']} without {', '.join(report['forgotten'])}; reference {kind}: {REFERENCES[kind]}"
+    columns = ["", "measure", "#value", "#95%", "level", "note"]
+    facts = [("verdict", result.verdict.answer), *(("", reason) for reason in result.verdict.reasons)]
+    facts += [("residue (M8)", f"{result.remains.level}: {RESIDUE[result.remains.level]}"), ("", report["limitations"])]
+    return [render.table(title, columns, rows), render.table("", ["", ""], facts)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def _make_folder(output: Path | None, overwrite: bool) -> Path | None:
+    if output is None:
+        return None
+    if any((output / name).exists() for name in ("audit.json", "audit.png")) and not overwrite:
+        raise UsageError(f"{output} holds an audit", "say --overwrite, or choose another folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot make {output}: {error.strerror}", "choose another place") from error
+    return output
+
+
+def _write(folder: Path, result: Audit) -> None:
+    from kswapctl.audit.figures import draw_audit
+
+    (folder / "audit.json").write_text(json_module.dumps(result.report, indent=2, sort_keys=True) + "\n")
+    title = f"{result.report['version']}: {result.verdict.answer} ({result.report['protocol']})"
+    draw_audit(folder / "audit.png", title, result.measures, result.curves)
+
+
+COMMANDS = {"audit": audit}

@@ -1,0 +1,253 @@
+"""Audit a version: attack it, the original, a head-masked one and a reference alike, and judge. It records itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from kswap_registry import Registry, Version
+
+from kswapctl.audit.accuracy import right, share_of
+from kswapctl.audit.cases import Case, Head, balanced, make_case, mask_head
+from kswapctl.audit.deployment import FORMS, rounded
+from kswapctl.audit.evidence import Observed, observe
+from kswapctl.audit.fresh_lora import STEPS, Labelled, Lesson, relearn_lora
+from kswapctl.audit.measures import Shipped
+from kswapctl.audit.protocol import Curves, Extra, Models, Plan, attacks, conduct, curves_as_json
+from kswapctl.audit.relearn import EACH, Curve
+from kswapctl.audit.verdict import AUDIT_V1, Measure, Verdict, judge
+from kswapctl.data.images import Images
+from kswapctl.errors import DataError, WrongBaseError
+from kswapctl.evaluation.predict import predict
+from kswapctl.export.onnx import run_onnx
+from kswapctl.models.checkpoint import build
+from kswapctl.models.heads import classifier_path
+from kswapctl.models.weights import fingerprint
+from kswapctl.operations.audit_material import (
+    FEWEST_CONTROLS,
+    Known,
+    Request,
+    Subject,
+    choose_images,
+    choose_subject,
+)
+from kswapctl.operations.home import environment
+from kswapctl.operations.residue import Remains, find_remains
+from kswapctl.operations.versions import knowledge_of
+from kswapctl.progress import Progress
+from kswapctl.runtime import deterministic, pick_device
+
+SCHEMA = 1
+LIMITATIONS = (
+    "Evidence, not proof: it says what these attacks recover from these weights, given an honest operator. "
+    "It does not see copies of the model elsewhere, nor stronger attacks, nor images it was not given."
+)
+LESSON_TEST = 20
+"""Test images of each class that fresh adapters are examined on."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found."""
+
+    subject: Subject
+    measures: tuple[Measure, ...]
+    curves: Curves
+    verdict: Verdict
+    remains: Remains
+    report: dict[str, Any]
+    """Everything, as JSON; only ``time`` differs between two runs."""
+
+
+def audit_version(registry: Registry, version: Version, request: Request, command: str, progress: Progress) -> Audit:
+    """Run the audit that ``request`` asks for, and record it in the history."""
+    start = time.monotonic()
+    subject = choose_subject(registry, version, request)
+    sources = knowledge_of(registry.model(version.model), version).sources
+    images = choose_images(subject, sources, request, progress)
+    with deterministic():
+        models = build_models(subject, images, request.device, progress)
+        extra = _extra(subject, models, images, request, progress)
+        progress.stage("attacking", attacks(request.tier))
+        plan = Plan(request.tier, request.seed, report=lambda _: progress.advance())
+        found, curves = conduct(models, (*subject.retained, *subject.targets), plan, extra)
+    fewest = min(sum(s.label == c for s in images["forget test"].samples) for c in subject.targets)
+    verdict = judge(found, fewest, AUDIT_V1)
+    remains = find_remains(registry, version, subject.original.name)
+    commitments = {
+        part: {"images": len(i), "commitment": registry.commitment(i.fingerprint().encode())}
+        for part, i in images.items()
+    }
+    report = _report(version, subject, models, request) | {
+        "images": commitments,
+        "measures": [dataclasses.asdict(m) for m in found],
+        "curves": curves_as_json(curves),
+        "residue": dataclasses.asdict(remains),
+        "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
+        "time": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": time.monotonic() - start},
+    }
+    report = _rounded(report)
+    told = {
+        "protocol": AUDIT_V1.protocol,
+        "tier": request.tier,
+        "reference": models.kind,
+        "classes": list(subject.targets),
+        "verdict": verdict.answer,
+        "residue": remains.level,
+        "measures": {m.id: {"value": m.value, "level": m.level, "votes": m.votes} for m in found},
+    }
+    registry.record(version.model, "audit", _rounded(told), number=version.number, command=command)
+    return Audit(subject, tuple(found), curves, verdict, remains, report)
+
+
+def build_models(subject: Subject, images: Mapping[str, Images], device: str, progress: Progress) -> Models:
+    """Look at the images with each network once, and sort what they make of them into cases."""
+    controls = {s.label for s in images["control test"].samples} if "control test" in images else set()
+    novel = subject.reference is None and len(controls) >= FEWEST_CONTROLS and "control train" in images
+    shown = {part: i for part, i in images.items() if novel or part != "control train"}
+    networks = [subject.audited, subject.original, *([subject.reference] if subject.reference else [])]
+    progress.stage("looking at images", len(networks) * sum(map(len, shown.values())))
+    seen = [_observe(known, shown, device, progress) for known in networks]
+    audited, original = (
+        make_case(parts, head_of(known), known.rows, subject.retained, subject.targets)
+        for known, parts in zip(networks[:2], seen[:2], strict=True)
+    )
+    reference = None
+    if subject.reference:
+        reference = make_case(
+            seen[2], head_of(subject.reference), subject.reference.rows, subject.retained, subject.targets
+        )
+        _check_ignorant(subject, reference, original)
+    elif novel:
+        head = head_of(subject.original)
+        reference = make_case(seen[1], head, subject.original.rows, subject.retained, sorted(controls), role="control")
+    kind = subject.kind if reference is not None else "R4"
+    return Models(original, audited, mask_head(original), reference, kind)
+
+
+def head_of(known: Known) -> Head:
+    """The classifier of a network."""
+    path = classifier_path(build(known.spec, known.weights))
+    weight = known.weights[f"{path}.weight"].float().numpy()
+    bias = known.weights.get(f"{path}.bias")
+    return Head(weight, np.zeros(len(weight), dtype=weight.dtype) if bias is None else bias.float().numpy())
+
+
+def _observe(known: Known, images: Mapping[str, Images], device: str, progress: Progress) -> dict[str, Observed]:
+    network = build(known.spec, known.weights).to(pick_device(device))
+    return {part: observe(network, i, known.spec.preprocessing, progress.advance) for part, i in images.items()}
+
+
+def _check_ignorant(subject: Subject, reference: Case, original: Case) -> None:
+    """A reference that names the forgotten classes is none."""
+    own, theirs = right(reference.target_test).mean(), right(original.target_test).mean()
+    if own > max(2 / (reference.retained + reference.targets), 0.5 * theirs):
+        raise DataError(
+            f"the reference names {own:.0%} of the forgotten images: it was trained with those classes",
+            "give a model that was trained without them",
+        )
+
+
+def _extra(
+    subject: Subject, models: Models, images: Mapping[str, Images], request: Request, progress: Progress
+) -> Extra:
+    if request.tier == "quick":
+        return Extra()
+    shipped = _ship(subject, images, request, progress)
+    return Extra(shipped, _relearn(subject, models, images, request, progress) if request.tier == "deep" else {})
+
+
+def _ship(subject: Subject, images: Mapping[str, Images], request: Request, progress: Progress) -> dict[str, Shipped]:
+    """Accuracies of the rounded forms, and of the exported file."""
+    known = subject.audited
+    parts = (images["forget test"], images["retain test"])
+    progress.stage("shipped forms", len(FORMS) * sum(map(len, parts)))
+    found = {}
+    for form in FORMS:
+        network = build(known.spec, rounded(known.weights, form)).to(pick_device(request.device))
+        shares = []
+        for part in parts:
+            named = predict(network, part.pixels, known.spec.preprocessing, progress.advance).argmax(1)
+            shares.append(share_of(int((named == part.targets(known.rows)).sum()), len(part)))
+        found[form] = Shipped(*shares)
+    if request.onnx:
+        shares = []
+        for part in parts:
+            outputs = run_onnx(request.onnx, part.pixels, known.spec)
+            if outputs.shape[1] != len(known.rows):
+                raise WrongBaseError(f"{request.onnx.name} has {outputs.shape[1]} classes, not {len(known.rows)}")
+            shares.append(share_of(int((outputs.argmax(1) == part.targets(known.rows)).sum()), len(part)))
+        found["onnx"] = Shipped(*shares)
+    return found
+
+
+def _relearn(
+    subject: Subject, models: Models, images: Mapping[str, Images], request: Request, progress: Progress
+) -> dict[str, Curve]:
+    """M6b on the audited, the original (which is the head-masked, its rows being blank) and the reference."""
+    taught: dict[str, tuple[Known, Case, str]] = {
+        "original": (subject.original, models.original, "forget"),
+        "audited": (subject.audited, models.audited, "forget"),
+    }
+    if models.reference is not None:
+        known, role = (subject.reference, "forget") if subject.reference else (subject.original, "control")
+        taught["reference"] = (known, models.reference, role)
+    progress.stage("learning again", len(taught) * STEPS[-1])
+    curves = {}
+    for name, (known, case, role) in taught.items():
+        head = Head(case.head.weight.copy(), case.head.bias.copy())
+        head.weight[case.target_labels], head.bias[case.target_labels] = 0.0, head.bias[: case.retained].mean()
+        lesson = _lesson(case, images, role, known, request.seed)
+        network = build(known.spec, known.weights)
+        curves[name] = relearn_lora(network, head, subject.blocks, lesson, request.seed, progress.advance)
+    return curves | {"head-masked": curves["original"]}
+
+
+def _lesson(case: Case, images: Mapping[str, Images], role: str, known: Known, seed: int) -> Lesson:
+    def part(name: str, view: Any, each: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = torch.from_numpy(balanced(view, each, seed))
+        return images[name].pixels[chosen], torch.from_numpy(view.labels)[chosen]
+
+    kept, gone = part("retain train", case.retain_train, EACH), part(f"{role} train", case.target_train, EACH)
+    return Lesson(
+        Labelled(torch.cat([kept[0], gone[0]]), torch.cat([kept[1], gone[1]])),
+        Labelled(*part(f"{role} test", case.target_test, LESSON_TEST)),
+        Labelled(*part("retain test", case.retain_test, LESSON_TEST // 4)),
+        known.spec.preprocessing,
+    )
+
+
+def _report(version: Version, subject: Subject, models: Models, request: Request) -> dict[str, Any]:
+    reference = subject.reference.name if subject.reference else "never-known classes" if models.reference else "none"
+    return {
+        "schema": SCHEMA,
+        "protocol": AUDIT_V1.protocol,
+        "thresholds": dataclasses.asdict(AUDIT_V1),
+        "tier": request.tier,
+        "seed": request.seed,
+        "version": version.ref,
+        "weights": fingerprint(subject.audited.weights),
+        "original": subject.original.name,
+        "reference": {"kind": models.kind, "what": reference},
+        "forgotten": list(subject.targets),
+        "retained": list(subject.retained),
+        "environment": environment(),
+        "limitations": LIMITATIONS,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits, for JSON that is the same on every run."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {str(k): _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    return value

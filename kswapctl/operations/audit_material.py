@@ -1,0 +1,241 @@
+"""What an audit needs from the registry and the data: which models to compare, which images to attack with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kswap_registry import Registry, Version
+
+from kswapctl.audit.verdict import ReferenceKind, Tier
+from kswapctl.data.images import Images
+from kswapctl.data.sets import Chosen, check_disjoint, count, gather
+from kswapctl.data.sources import Sample, Source, open_source
+from kswapctl.data.splits import by_class, take, test_part, training_part
+from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
+from kswapctl.models.checkpoint import Description, load
+from kswapctl.models.weights import Weights
+from kswapctl.operations.versions import Composed, load_version
+from kswapctl.progress import Progress
+from kswapctl.spec import ModelSpec
+
+FEWEST_CONTROLS = 5
+"""Never-known classes from which they can stand for a reference."""
+RETAIN_SHARE, RETAIN_LEAST = 0.1, 10
+"""Share of each retained class's training images that attackers have, and the least number."""
+TARGET_MOST = 100
+"""Most training images of a forgotten or never-known class that attackers have."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An audit, as asked for."""
+
+    tier: Tier = "standard"
+    classes: tuple[str, ...] = ()
+    """What should be gone; empty means what was forgotten last."""
+    reference: Path | None = None
+    """A model trained without the classes (R1)."""
+    control: str = ""
+    """Images of classes the model never knew (R3); empty means those of the data that have no row."""
+    data: tuple[str, ...] = ()
+    """Where the images are; empty means what the stack was trained with."""
+    onnx: Path | None = None
+    """The exported file to examine as well (M7)."""
+    seed: int = 0
+    skip_bad: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network that is attacked: how to build it, and its rows."""
+
+    name: str
+    spec: ModelSpec
+    rows: tuple[str, ...]
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited, against what."""
+
+    audited: Known
+    original: Known
+    """The stack before the classes were forgotten."""
+    reference: Known | None
+    """What never knew them (R1, R2)."""
+    kind: ReferenceKind
+    """R3 until it is known whether there are enough never-known classes."""
+    targets: tuple[str, ...]
+    retained: tuple[str, ...]
+    blocks: str
+    """Which blocks forgetting adapted."""
+    seen: str
+    """The source that forgetting drew on; empty if nothing was forgotten."""
+
+
+def choose_subject(registry: Registry, version: Version, request: Request) -> Subject:
+    """Find the models to compare; classes that were not forgotten are held against the version itself."""
+    composed = load_version(registry, version)
+    targets = request.classes or composed.knowledge.sets()["forgotten"]
+    if not targets:
+        raise UsageError(f"{version.ref} has forgotten nothing", "name what should be gone: --classes A,B")
+    for name in targets:
+        if name not in composed.knowledge.classes:
+            raise NotFoundError(f"{version.ref} has no class {name!r}", nearest(name, composed.knowledge.classes))
+    depth = min((composed.knowledge.forgotten.get(c, 0) for c in targets), default=0)
+    stack = registry.stack(version)
+    original = composed if not depth else load_version(registry, _at(registry, version, depth - 1))
+    for name in targets:
+        if name not in original.knowledge.known:
+            raise UsageError(
+                f"{original.version.ref} does not know {name!r}: the classes were forgotten at different times",
+                "audit them one after the other: --classes",
+            )
+    retained = tuple(c for c in composed.knowledge.known if c in original.knowledge.known and c not in targets)
+    reference, kind = _reference(registry, version, original, targets, request)
+    operation = stack[depth - 1] if depth else None
+    return Subject(
+        audited=_known(composed),
+        original=_known(original),
+        reference=reference,
+        kind=kind,
+        targets=tuple(targets),
+        retained=retained,
+        blocks=(operation.spec.get("blocks") if operation else "") or "all",
+        seen=operation.spec["source"] if operation else "",
+    )
+
+
+def choose_images(subject: Subject, usual: Sequence[str], request: Request, progress: Progress) -> dict[str, Images]:
+    """Read the images by part: retain, forget and control, train and test each; the parts do not overlap."""
+    names = list(request.data) or list(usual)
+    if not names:
+        raise UsageError("no data to audit with", "name it: --data DIR")
+    sources = [open_source(name) for name in names]
+    seen = _open_seen(subject.seen, sources)
+    controls = _controls(subject, sources, request)
+    chosen: dict[str, Chosen] = {
+        "forget train": _trimmed(_find([*seen, *sources], subject.targets, training_part), request.seed),
+        "forget test": _find(sources, subject.targets, test_part),
+        "retain train": _shared(_find(sources, subject.retained, training_part), request.seed),
+        "retain test": _find(sources, subject.retained, test_part),
+        "control train": _trimmed(_find(controls[0], controls[1], training_part), request.seed),
+        "control test": _find(controls[0], controls[1], test_part),
+    }
+    _require(chosen, subject, names)
+    progress.stage("reading images", sum(map(count, chosen.values())))
+    read = {
+        part: gather(samples, subject.audited.spec.preprocessing, request.skip_bad, progress.advance)
+        for part, samples in chosen.items()
+        if count(samples)
+    }
+    for name in (bad for images in read.values() for bad in images.bad):
+        progress.note(f"skipped: {name}")
+    for part in ("forget", "retain"):
+        check_disjoint(read[f"{part} train"], read[f"{part} test"], (f"{part} train", f"{part} test"))
+    return read
+
+
+def _reference(
+    registry: Registry, version: Version, original: Composed, targets: Collection[str], request: Request
+) -> tuple[Known | None, ReferenceKind]:
+    if request.reference:
+        return _from_file(request.reference, original), "R1"
+    learned = [original.knowledge.learned.get(c, 0) for c in targets]
+    if all(learned):
+        before = load_version(registry, _at(registry, version, min(learned) - 1))
+        if not set(targets) & set(before.knowledge.classes):
+            return _known(before), "R2"
+    return None, "R3"
+
+
+def _from_file(path: Path, original: Composed) -> Known:
+    """A retrained model; it must be of the original's architecture."""
+    checkpoint = load(str(path), Description())
+    same = ("architecture", "arguments")
+    for field in same:
+        theirs, ours = getattr(checkpoint.spec, field), getattr(original.spec, field)
+        if theirs != ours:
+            raise WrongBaseError(
+                f"the reference {path.name} has the {field} {theirs}, the model {ours}",
+                "a reference is the same network, trained without the classes",
+            )
+    if checkpoint.spec.preprocessing.input_size != original.spec.preprocessing.input_size:
+        raise WrongBaseError(f"the reference {path.name} takes images of another size")
+    return Known(path.name, checkpoint.spec, checkpoint.spec.classes, checkpoint.weights)
+
+
+def _known(composed: Composed) -> Known:
+    return Known(composed.version.ref, composed.spec, composed.knowledge.classes, composed.weights)
+
+
+def _at(registry: Registry, version: Version, depth: int) -> Version:
+    """The version at ``depth`` of the stack below ``version``; 0 is the base."""
+    return registry.stack(version)[depth - 1] if depth else registry.resolve(f"{version.model}@base")
+
+
+def _open_seen(name: str, sources: Sequence[Source]) -> list[Source]:
+    """The source that forgetting saw, if it is another one and still there."""
+    if not name or any(s.name == name for s in sources):
+        return []
+    try:
+        return [open_source(name)]
+    except (NotFoundError, DataError):
+        return []
+
+
+def _controls(subject: Subject, sources: Sequence[Source], request: Request) -> tuple[list[Source], tuple[str, ...]]:
+    known = {*subject.audited.rows, *subject.original.rows}
+    found = [open_source(request.control)] if request.control else list(sources)
+    classes = tuple(sorted({c for s in found for c in s.classes} - known))
+    if request.control and len(classes) < FEWEST_CONTROLS:
+        raise DataError(
+            f"{request.control} has {len(classes)} classes that the model never knew",
+            f"a control needs at least {FEWEST_CONTROLS}",
+        )
+    return found, classes
+
+
+Cut = Callable[[Source, Collection[str]], list[Sample]]
+
+
+def _find(sources: Sequence[Source], classes: Collection[str], part: Cut) -> Chosen:
+    """The samples of each class from the first source that has it."""
+    chosen: Chosen = []
+    left = set(classes)
+    for source in sources:
+        samples = part(source, left & set(source.classes))
+        if samples:
+            chosen.append((source, samples))
+        left -= {s.label for s in samples}
+    return chosen
+
+
+def _trimmed(chosen: Chosen, seed: int) -> Chosen:
+    return [(source, take(s, dict.fromkeys(by_class(s), TARGET_MOST), f"audit {seed}")) for source, s in chosen]
+
+
+def _shared(chosen: Chosen, seed: int) -> Chosen:
+    def size(samples: Sequence[Sample]) -> int:
+        return max(RETAIN_LEAST, round(RETAIN_SHARE * len(samples)))
+
+    return [
+        (source, take(s, {label: size(own) for label, own in by_class(s).items()}, f"audit {seed}"))
+        for source, s in chosen
+    ]
+
+
+def _require(chosen: dict[str, Chosen], subject: Subject, names: Sequence[str]) -> None:
+    """Every target has images on both sides, and something is retained."""
+    for part in ("forget train", "forget test"):
+        have = {s.label for _, samples in chosen[part] for s in samples}
+        for name in subject.targets:
+            if name not in have:
+                raise DataError(f"{', '.join(names)} has no {part.split()[1]} image of {name!r}", "name it: --data DIR")
+    for part in ("retain train", "retain test"):
+        if not count(chosen[part]):
+            raise DataError(f"{', '.join(names)} has no {part.split()[1]} image of any retained class")
