@@ -14,10 +14,11 @@ from unittest.mock import patch
 
 import pytest
 
-FEW, FEWEST = ("--preset", "few"), ("--preset", "fewest", "--quiet")
-"""Operations that are over in a second: presets that exist in the tests only."""
-PRESETS = {
+FEW = ("--preset", "few")
+"""An operation that is over in a second."""
+PRESETS: dict[str, dict[str, object]] = {  # exist in the tests only
     "few": {"steps": 12, "retain_views": 2, "change_views": 2, "sparsity": 0.0},
+    "diverging": {"steps": 4, "retain_views": 1, "change_views": 1, "lr": 1e30, "head_lr": 1e30},
     "fewest": {"steps": 2, "retain_views": 1, "change_views": 1, "sparsity": 0.0},
 }
 

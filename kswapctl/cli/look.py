@@ -128,6 +128,8 @@ def log(
     if verify or head:
         return _chain(home, kept, verify or bool(kept))
     with open_home(home, read_only=True) as registry:
+        if model:
+            registry.model(model)  # an unknown one is an error, not an empty history
         events = registry.events(model or None, limit=limit)
     rows = [
         (

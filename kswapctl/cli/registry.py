@@ -9,6 +9,7 @@ import typer
 
 from kswapctl.cli import render
 from kswapctl.cli.options import Home, Json, ModelName, Quiet, names, pairs
+from kswapctl.errors import NotFoundError
 from kswapctl.operations.home import create_home, open_home
 
 
@@ -57,7 +58,7 @@ def add(
         from kswapctl.operations.models import add_model
 
         preprocessing = {k: v.split(",") for k, v in {"mean": mean, "std": std}.items() if v}
-        listed = names(classes) or (tuple(classes_file.read_text().split("\n")) if classes_file else ())
+        listed = names(classes) or _lines(classes_file)
         description = Description(
             architecture=architecture,
             arguments={k: _value(v) for k, v in pairs(model_arg).items()},
@@ -98,6 +99,14 @@ def models(home: Home = None, json: Json = False) -> None:
         ]
     shown = [{"name": m.name, "source": m.source, "head": m.head, "classes": m.classes} for m in found]
     render.data(shown, render.table("", ["model", "architecture", "#classes", "head", "source", "added"], rows))
+
+
+def _lines(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}", "--classes-file names a text file, one class a line")
+    return tuple(line.strip() for line in file.read_text().splitlines())
 
 
 def _value(text: str) -> Any:

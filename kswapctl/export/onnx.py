@@ -66,8 +66,11 @@ def to_fp16(path: Path) -> None:
     """Turn the file's weights and arithmetic to half precision; inputs and outputs stay fp32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+    converted = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
+    converted.topological_sort()  # the converter puts its casts last, which onnxruntime alone forgives
+    onnx.save(converted.model, path)
 
 
 def to_int8(path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kswapctl.errors import DataError, NotFoundError, UnsafeInputError
+from kswapctl.errors import DataError, DiskError, NotFoundError, UnsafeInputError
 
 METADATA = "kswapctl"
 """The one metadata key of our files: two or more keys are written in random order, and change the file's hash."""
@@ -34,7 +34,10 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 def write(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file; ``metadata`` becomes JSON under one key."""
     text = {METADATA: json.dumps(metadata, sort_keys=True)} if metadata is not None else {"format": "pt"}
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path, metadata=text)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path, metadata=text)
+    except SafetensorError as error:  # its own error for what the operating system said
+        raise DiskError(f"cannot write {path.name}: {error}", "free some space, or choose another place") from error
 
 
 def read(path: Path) -> tuple[Weights, dict[str, Any]]:

@@ -1,0 +1,165 @@
+"""Operations from the command line: the same seed, long stacks, interruptions, and what is recorded."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from kswap_registry import Registry
+
+from kswapctl.models.checkpoint import create
+from kswapctl.models.weights import read, write
+from kswapctl.operations.versions import load_version
+
+STEPS = ("--preset", "fewest", "--quiet")
+
+
+def fingerprints(home: Path) -> list[tuple[str, str]]:
+    with Registry.open(home, read_only=True) as registry:
+        return [(v.adapter, v.weights) for v in registry.versions("digits")[1:]]
+
+
+def test_learning_appends_rows_and_forgetting_leaves_the_classifier(look) -> None:
+    one, two = (look("show", f"digits@{n}", "--json").json for n in (1, 2))
+    assert one["state"]["classes"][-2:] == ["eight", "nine"]
+    assert two["state"]["classes"] == one["state"]["classes"]
+    assert two["state"]["forgotten"] == {"three": 2}
+
+
+def test_a_learn_adapter_holds_the_new_rows_and_a_forget_adapter_none(trained_home: Path) -> None:
+    with Registry.open(trained_home, read_only=True) as registry:
+        one, two = (
+            read(registry.blob(registry.resolve(f"digits@{n}").files["adapter_model.safetensors"]))[0] for n in (1, 2)
+        )
+    assert one["base_model.model.head.weight"].shape == (10, 64)
+    assert not any(".head." in name for name in two)
+
+
+def test_what_was_used_is_recorded(look, digits: Path) -> None:
+    version = look("show", "digits@1", "--json").json
+    data = version["state"]["record"]["data"]
+    assert version["spec"]["seed"] == 0
+    assert version["spec"]["source"] == str(digits)
+    assert all(len(d["commitment"]) == 64 and d["images"] > 0 for d in data.values())
+    known, training = 8, 1347  # a tenth of what is known, of about 135 training images a digit
+    assert data["retain"]["images"] == pytest.approx(0.1 * training * known / 10, abs=known)
+
+
+@pytest.mark.parametrize("kind", ["learn", "forget"])
+def test_the_same_seed_makes_the_same_adapter_bit_for_bit(
+    fresh: Path, tmp_path: Path, digits: Path, invoke, kind: str
+) -> None:
+    twin = Path(shutil.copytree(fresh, tmp_path / "twin"))
+    line = (kind, "digits", "--data", digits, "--classes", "eight" if kind == "learn" else "two")
+    for home in (fresh, twin):
+        torch.randn(3)  # the state of the process does not matter
+        assert invoke(home, *line, *STEPS, "--seed", "5").code == 0
+    assert fingerprints(fresh) == fingerprints(twin)
+
+
+def test_another_seed_makes_another_adapter(fresh: Path, tmp_path: Path, invoke) -> None:
+    twin = Path(shutil.copytree(fresh, tmp_path / "twin"))
+    for home, seed in ((fresh, 0), (twin, 1)):
+        invoke(home, "forget", "digits", "--classes", "two", *STEPS, "--seed", seed)
+    assert fingerprints(fresh) != fingerprints(twin)
+
+
+def test_fewer_retained_images_may_be_asked_for_by_number(run_fresh) -> None:
+    run_fresh("forget", "digits", "--classes", "two", "--retain-per-class", "3", *STEPS)
+    version = run_fresh("show", "digits@1", "--json").json
+    assert version["state"]["record"]["data"]["retain"]["images"] == 3 * 7
+
+
+def test_only_the_chosen_blocks_change(run_fresh) -> None:
+    run_fresh("forget", "digits", "--classes", "two", "--blocks", "last:2", *STEPS)
+    changed = {b["name"] for b in run_fresh("diff", "digits@base", "digits", "--json").json["blocks"] if b["change"]}
+    assert changed == {"blocks.4", "blocks.5"}
+
+
+def test_the_targets_stop_the_training(run_fresh) -> None:
+    ran = run_fresh(
+        "forget", "digits", "--classes", "two", "--target-forget", "1", "--max-retain-drop", "1",
+        "--preset", "few", "--set", "cycles=3", "--json",
+    )  # fmt: skip
+    assert ran.json[0]["met"] is True
+    assert ran.json[0]["steps"] <= 12
+
+
+def test_targets_that_were_not_met_are_told(run_fresh) -> None:
+    ran = run_fresh("forget", "digits", "--classes", "two", "--preset", "fewest")
+    assert ran.code == 0
+    assert "the targets were not met" in ran.err
+
+
+@pytest.mark.parametrize(("order", "kinds"), [("lf", "lf"), ("fl", "fl"), ("flf", "flf"), ("lfl", "lfl")])
+def test_swap_makes_one_adapter_a_letter(run_fresh, digits: Path, order: str, kinds: str) -> None:
+    line = ("swap", "digits", "--learn", digits, "--classes", "eight", "--forget", "two", "--order", order)
+    ran = run_fresh(*line, "--preset", "fewest", "--json", "--quiet")
+    assert ran.code == 0, ran.out
+    assert "".join(r["kind"][0] for r in ran.json) == kinds
+
+
+def test_a_stack_of_ten_evaluates_rolls_back_and_merges(run_fresh, fresh: Path, digits: Path, tmp_path: Path) -> None:
+    lines = [("learn", "eight"), ("forget", "one"), ("learn", "nine"), ("forget", "two"), ("forget", "eight")]
+    for kind, name in [
+        *lines,
+        ("learn", "one"),
+        ("learn", "two"),
+        ("forget", "six"),
+        ("learn", "eight"),
+        ("forget", "nine"),
+    ]:
+        ran = run_fresh(kind, "digits", "--data", digits, "--classes", name, *STEPS)
+        assert ran.code == 0, ran.err
+    sets = {s["name"]: s["classes"] for s in run_fresh("eval", "digits", "--json").json["sets"]}
+    assert sets == {"retain": 5, "learned": 3, "forgotten": 1, "forgotten earlier": 1}
+    with Registry.open(fresh, read_only=True) as registry:
+        top = load_version(registry, registry.resolve("digits@10"))
+    run_fresh("merge", "digits", "-o", tmp_path / "m.safetensors")
+    merged, _ = read(tmp_path / "m.safetensors")
+    assert all(torch.equal(merged[k], top.weights[k]) for k in top.weights)
+    shape = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}
+    timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(tmp_path / "m.safetensors"), num_classes=10, **shape)
+    assert run_fresh("rollback", "digits", "--to", "-9", "--json").json["head"] == "digits@1"
+
+
+@pytest.mark.parametrize("where", ["reading", "training", "committing"])
+def test_an_interrupted_operation_leaves_the_registry_as_it_was(
+    run, home: Path, state, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from kswapctl.cli import render
+    from kswapctl.operations import change
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if where == "committing":
+        monkeypatch.setattr(change, "save", interrupt)
+    else:
+        monkeypatch.setattr(render.Live, "advance" if where == "reading" else "figures", interrupt)
+    before = state(home)
+    ran = run("forget", "digits", "--classes", "two", *STEPS)
+    assert ran.code == 130
+    assert "interrupted" in ran.err
+    assert state(home) == before
+    monkeypatch.undo()
+    assert run("rollback", "digits").code == 0
+
+
+def test_batchnorm_statistics_do_not_move_in_training(fresh: Path, digits: Path, tmp_path: Path, invoke) -> None:
+    names = ["zero", "one", "two", "three"]
+    weights = create("test_resnet", {}, len(names)).state_dict()
+    for name, tensor in weights.items():  # fresh residual branches are multiplied by zero, and learn nothing at first
+        if name.endswith("weight") and tensor.ndim == 1:
+            tensor.fill_(1.0)
+    write(weights, tmp_path / "net.safetensors", {"architecture": "test_resnet", "classes": names})
+    assert invoke(fresh, "add", "net", tmp_path / "net.safetensors", "--data", digits).code == 0
+    ran = invoke(fresh, "forget", "net", "--classes", "two", *STEPS)
+    assert ran.code == 0, ran.err
+    with Registry.open(fresh, read_only=True) as registry:
+        base, now = (load_version(registry, registry.resolve(f"net@{v}")).weights for v in ("base", "1"))
+    statistics = [k for k in base if "running_" in k or "num_batches" in k]
+    assert statistics
+    assert all(torch.equal(base[k], now[k]) for k in statistics)
+    assert any(not torch.equal(base[k], now[k]) for k in base)
