@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 from torch import Tensor, nn
 
@@ -96,17 +96,24 @@ class Method:
     proximal: bool = True
     """Apply the penalty as a proximal step, which makes unused blocks exactly zero; else as a loss term."""
 
+    def __post_init__(self) -> None:
+        """Counts are at least one."""
+        for name in ("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+
     @classmethod
     def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:
         """The method with a preset's values and then ``settings`` (text, checked against each field's type)."""
         if preset not in cls.presets:
             raise UsageError(f"no preset {preset!r}", nearest(preset, cls.presets))
-        types = {f.name: f.type for f in dataclasses.fields(cls)}
+        hints = get_type_hints(cls)
+        types = {f.name: hints[f.name].__name__ for f in dataclasses.fields(cls)}
         values = dict(cls.presets[preset])
         for name, text in settings.items():
             if name not in types:
                 raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))
-            values[name] = _parse(name, text, str(types[name]))
+            values[name] = _parse(name, text, types[name])
         return cls(**values)
 
     def batch_of(self, role: Role) -> int:

@@ -5,12 +5,12 @@ Erasure in Closed Form, NeurIPS 2023); training adapters to produce them is ours
 one vector common to them all, which keeps the frozen classifier from naming them and tells nothing of their class.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from concept_erasure import LeaceEraser
 from torch import Tensor
 
 from kswapctl.methods.base import Context, Method, Seen
@@ -44,6 +44,9 @@ class Forget(Method):
         features = torch.cat([p.features.flatten(0, 1) for p in (retain, forget)])  # (N, D)
         labels = torch.cat([p.targets.repeat(len(p.features)) for p in (retain, forget)])
         concept = (labels[:, None] == context.rows).double()  # (N, forgotten)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package compiles one function in a way that torch has deprecated
+            from concept_erasure import LeaceEraser
         eraser = LeaceEraser.fit(features.double(), concept)
         context.memory["eraser"] = eraser
         context.memory["spread"] = features.var(0).sum()

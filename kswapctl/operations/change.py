@@ -131,7 +131,8 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
 
 
 def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
-    names = change.classes or tuple(c for c in sources[0].classes if c not in knowledge.known)
+    settled = knowledge.known if change.again else knowledge.classes
+    names = change.classes or tuple(c for c in sources[0].classes if c not in settled)
     if not names:
         raise DataError(f"every class of {sources[0].name} is known already", "nothing to learn")
     for name in names:
