@@ -15,7 +15,18 @@ from pathlib import Path
 
 import kswap_registry
 import pytest
-from kswap_registry import AlreadyExists, NoRegistry, Registry, RegistryError, cleanup, copies, doctor, faults
+from kswap_registry import (
+    AlreadyExists,
+    NoRegistry,
+    Registry,
+    RegistryError,
+    adoption,
+    cleanup,
+    copies,
+    doctor,
+    faults,
+    writing,
+)
 
 DATA = Path(__file__).parent / "data"
 RUNS: list[str] = []
@@ -95,6 +106,14 @@ def learn(registry: Registry, content: str) -> None:
         operation.commit({"adapter": adapter}, state={}, adapter=content, weights="w", metrics={"accuracy": 1})
 
 
+def adopt(registry: Registry, home: Path) -> None:
+    checkpoint = writing.Checkpoint("signs", "t", "s", {}, ["a"], "f")
+    landing = adoption.Landing("signs", branch="theirs", checkpoint=checkpoint, files={"model": home / "model"})
+    changes = [writing.Change("learn", "gs-lora", {}, {}, name, "w", {"accuracy": 1}) for name in ("one", "two")]
+    arrivals = [adoption.Arrival(change, {"adapter": home / "model"}, {"from": "elsewhere"}) for change in changes]
+    adoption.adopt(registry, landing, arrivals)
+
+
 def abandon(registry: Registry) -> None:
     with registry.operation("faces", kind="learn", method="gs-lora", spec={}):
         pass
@@ -112,6 +131,7 @@ SCENARIOS = {
     "create": Scenario(nothing, lambda home: Registry.create(home / "registry").close()),
     "add": Scenario(base, lambda home: inside(lambda registry: add(registry, "signs", home))(home)),
     "learn": Scenario(grown, inside(lambda registry: learn(registry, "three"))),
+    "adopt": Scenario(grown, lambda home: inside(lambda registry: adopt(registry, home))(home)),
     "abandon": Scenario(grown, inside(abandon)),
     "rollback": Scenario(grown, inside(lambda registry: registry.move_head("faces", 1))),
     "tag": Scenario(grown, inside(lambda registry: registry.tag("faces", 1, "good"))),
