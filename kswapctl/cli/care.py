@@ -1,4 +1,4 @@
-"""Commands that keep a registry healthy: doctor, gc, backup, restore, branch. Only ``--deep`` and ``--env`` need torch."""
+"""Commands that keep a registry healthy: doctor, gc, backup, restore, branch. Few need torch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""Push a version's stack to a place, and pull one from there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kswap_registry import Registry, Version
+
+from kswapctl.errors import NotFoundError
+from kswapctl.export import bundle as bundles
+from kswapctl.export.manifest import Manifest
+from kswapctl.operations.places import MovedError, open_place
+from kswapctl.operations.share import Parcel, gather
+from kswapctl.progress import Progress
+
+if TYPE_CHECKING:
+    from kswapctl.operations.receive import Received
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a version is found from now on."""
+
+    parcel: Parcel
+    place: str
+    """What to pull from."""
+
+
+def push(registry: Registry, version: Version, name: str, *, with_base: bool, public: bool, command: str) -> Pushed:
+    """Publish a version's whole stack; what is there already must be a part of it."""
+    parcel = gather(registry, version, with_base)
+    place = open_place(name, public)
+    with _disk_errors(name):
+        _check_follows(parcel.manifest, place.manifest(), name)
+        where = place.publish(parcel.manifest, parcel.files, f"{version.ref}: {version.kind}")
+    payload = {"to": where, "fingerprint": version.fingerprint, "base": with_base}
+    registry.record(version.model, "push", payload, number=version.number, command=command)
+    return Pushed(parcel, where)
+
+
+def pull(registry: Registry, name: str, model: str, branch: str, command: str, progress: Progress) -> Received:
+    """Take in what a place holds, as ``model``."""
+    from kswapctl.operations.receive import Delivery, receive
+
+    place = open_place(name)
+    with _disk_errors(name):
+        manifest = place.manifest()
+        if manifest is None:
+            raise NotFoundError(
+                f"there is no shared model in {name}", "check the name; private ones need hf auth login"
+            )
+        return receive(registry, Delivery(manifest, place, name, model, branch), command, progress)
+
+
+def take(
+    registry: Registry, path: Path, model: str, branch: str, expected: str, command: str, progress: Progress
+) -> Received:
+    """Take in a bundle; ``expected`` is the file's SHA-256 where its giver told it."""
+    from kswapctl.operations.receive import Delivery, receive
+
+    opened = bundles.open_bundle(path, expected)
+    return receive(registry, Delivery(opened.manifest, opened, path.name, model, branch), command, progress)
+
+
+def _check_follows(ours: Manifest, theirs: Manifest | None, name: str) -> None:
+    """Theirs is a part of ours, else it would be lost."""
+    if theirs is None:
+        return
+    stacks = {ours.parent, *(step.fingerprint for step in ours.steps)}
+    if theirs.base.fingerprint != ours.base.fingerprint or theirs.top not in stacks:
+        raise MovedError(
+            f"{name} holds {theirs.base.name} with {len(theirs.steps)} versions that are not below this one",
+            "pull it first, or push to another place",
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(name: str) -> Iterator[None]:
+    """A place that is missing or closed to us is no bug."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise NotFoundError(
+            f"{name} cannot be used: {error.strerror or error}", "check the name and its rights"
+        ) from error
