@@ -20,6 +20,11 @@ from kswapctl.spec import ModelSpec, Preprocessing
 
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
 """File names under which pickled state dicts travel."""
+FETCHING = {
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_custom_load", "checkpoint_path", "cache_dir",
+    "num_classes", "scriptable", "exportable", "no_jit", "features_only",
+}  # fmt: skip
+"""Arguments of ``timm.create_model`` that are about files or the form of the network, never about its shape."""
 PREPROCESSING = [f.name for f in fields(Preprocessing)]
 STATED = {
     "architecture": str,
@@ -81,6 +86,7 @@ def build(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
     The classifier takes as many rows as the weights have. Tensors that are missing, left over or of another
     shape are a :class:`WrongBaseError`.
     """
+    refuse_unsafe(spec.architecture, spec.arguments)
     model = create(spec.architecture, spec.arguments, len(spec.classes))
     if weights is None:
         return model.eval()
@@ -115,6 +121,14 @@ def create(architecture: str, arguments: dict[str, Any], classes: int | None, pr
             f"the pretrained weights of {architecture} cannot be fetched ({_first_line(error)})",
             "check the name and the network, or use a local .safetensors, or --no-pretrained",
         ) from error
+
+
+def refuse_unsafe(architecture: str, arguments: dict[str, Any]) -> None:
+    """A file may name a network of timm's and its shape; not a repository or file for timm to open."""
+    if ":" in architecture or "/" in architecture:
+        raise UnsafeInputError(f"{architecture[:80]!r} is a place to fetch from, not a network", "give --architecture")
+    for name in sorted(FETCHING & arguments.keys()):
+        raise UnsafeInputError(f"the argument {name} would make timm open another file", "leave it out")
 
 
 def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
@@ -181,6 +195,7 @@ def _load_pickle(path: Path, description: Description) -> Checkpoint:
 
 
 def _from_weights(weights: Weights, description: Description, where: str) -> Checkpoint:
+    refuse_unsafe(description.architecture, description.arguments)
     model = create(description.architecture, description.arguments, None)
     path = classifier_path(model)
     rows = weights.get(f"{path}.weight")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kswapctl.errors import DataError, DiskError, NotFoundError, UnsafeInputError
+from kswapctl.models.header import read_header
 
 METADATA = "kswapctl"
 """The one metadata key of our files: two or more keys are written in random order, and change the file's hash."""
@@ -42,8 +43,7 @@ def write(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]
 
 def read(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Tensors and metadata of a safetensors file; anything else under that name is refused unopened."""
-    if not path.is_file():
-        raise NotFoundError(f"no such file: {path}")
+    read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

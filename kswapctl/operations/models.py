@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kswap_registry import Model, Registry
 
@@ -34,14 +35,7 @@ def add_model(registry: Registry, name: str, source: str, description: Descripti
 
 def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint, data: str = "") -> Model:
     """Register a loaded checkpoint as ``name``."""
-    network = build(checkpoint.spec, checkpoint.weights)
-    blocks = find_blocks(network, classifier_path(network))
-    spec = checkpoint.spec.to_json() | {
-        "classifier": classifier_path(network),
-        "blocks": [{"name": b.name, "layers": list(b.layers)} for b in blocks],
-        "parameters": sum(t.numel() for t in checkpoint.weights.values()),
-        "data": data,
-    }
+    spec = describe(checkpoint, data)
     with tempfile.TemporaryDirectory(dir=registry.folder / "tmp") as folder:
         file = Path(folder) / BASE_FILE
         write(checkpoint.weights, file, checkpoint.spec.to_json())
@@ -54,6 +48,18 @@ def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint,
             fingerprint=fingerprint(checkpoint.weights),
             files={BASE_FILE: file},
         )
+
+
+def describe(checkpoint: Checkpoint, data: str) -> dict[str, Any]:
+    """What the registry says of a checkpoint: how to build and feed it, and what can be adapted in it."""
+    network = build(checkpoint.spec, checkpoint.weights)
+    blocks = find_blocks(network, classifier_path(network))
+    return checkpoint.spec.to_json() | {
+        "classifier": classifier_path(network),
+        "blocks": [{"name": b.name, "layers": list(b.layers)} for b in blocks],
+        "parameters": sum(t.numel() for t in checkpoint.weights.values()),
+        "data": data,
+    }
 
 
 def _names_itself(source: str) -> bool:

@@ -16,6 +16,7 @@ from kswapctl.export.onnx import Parity, Precision, check_parity, run_onnx, to_f
 from kswapctl.models.lora import save
 from kswapctl.models.weights import write
 from kswapctl.operations.look import test_images
+from kswapctl.operations.points import point
 from kswapctl.operations.versions import Composed, load_adapters, load_version
 from kswapctl.progress import Progress
 
@@ -43,6 +44,8 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
     composed = load_version(registry, version)
     with written_whole(output, overwrite) as temporary:
         write(composed.weights, temporary, metadata_of(registry, composed))
+        point("merge.after_write")
+    point("merge.after_rename")
     registry.record(version.model, "merge", {"file": output.name}, number=version.number, command=command)
     return output
 
@@ -60,9 +63,12 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
         progress.advance()
         {"fp32": lambda _: None, "fp16": to_fp16, "int8": to_int8}[request.precision](temporary)
         progress.advance()
+        point("export.after_write")
         expected = predict(network, images, composed.spec.preprocessing)
         parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision)
         progress.advance()
+        point("export.after_check")
+    point("export.after_rename")
     payload = {
         "file": request.output.name,
         "precision": request.precision,
