@@ -1,4 +1,4 @@
-"""Commands that look and undo: eval, list, show, log, diff, rollback, tag, methods. Most need no torch."""
+"""Commands that look and undo: eval, list, show, diff, rollback, tag, methods. Most need no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from kswap_registry import Event, Model, Registry, Version, verify_history
+from kswap_registry import Model, Registry, Version
 from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import IntegrityError, UsageError
+from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
 from kswapctl.spec import Knowledge
 
@@ -112,51 +112,6 @@ def show(ref: options.Ref, home: options.Home = None, json: options.Json = False
             render.data(asdict(model), *_model_tables(registry, model))
 
 
-def log(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
-    home: options.Home = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
-    verify: Annotated[bool, typer.Option("--verify", help="Instead: check the whole chain of entries.")] = False,
-    kept: Annotated[str, typer.Option(metavar="HASH", help="With --verify: a head hash noted earlier.")] = "",
-    head: Annotated[bool, typer.Option("--head", help="Instead: print the hash to keep elsewhere.")] = False,
-    json: options.Json = False,
-) -> None:
-    """Show who did what when, oldest first. An entry vouches for all before it: keep the last hash elsewhere.
-
-    Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f...`
-    """
-    if verify or head:
-        return _chain(home, kept, verify or bool(kept))
-    with open_home(home, read_only=True) as registry:
-        if model:
-            registry.model(model)  # an unknown one is an error, not an empty history
-        events = registry.events(model or None, limit=limit)
-    rows = [
-        (
-            e.seq,
-            e.time[:19].replace("T", " "),
-            e.user,
-            e.action,
-            _place(e.model, e.number),
-            _moved(e),
-            e.command,
-        )
-        for e in events
-    ]
-    columns = ["#seq", "time (UTC)", "who", "action", "version", "head was", "command"]
-    render.data([asdict(e) for e in events], render.table("", columns, rows))
-    return None
-
-
-def _chain(home: options.Home, kept: str, told: bool) -> None:
-    with open_home(home, read_only=True) as registry:
-        found = verify_history(registry, kept or None)
-    if found.first_bad is not None:
-        raise IntegrityError(f"the history was tampered with: {found.reason}", "kswapctl doctor, or restore a backup")
-    rows = [(found.head, f"{found.entries} entries, each as it was written")] if told else [(found.head,)]
-    render.data(asdict(found), render.table("", [""] * len(rows[0]), rows))
-
-
 def diff(
     first: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The earlier version.")],
     second: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The later version.")],
@@ -254,14 +209,9 @@ def _classes(version: Version) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _place(model: str | None, number: int | None) -> str:
+def place(model: str | None, number: int | None) -> str:
+    """A version as it is written, or the model where it is about no version."""
     return model or "" if number is None else f"{model}@{number or 'base'}"
-
-
-def _moved(event: Event) -> str:
-    if event.previous is None or event.previous == event.number:
-        return ""
-    return _place(event.model, event.previous)
 
 
 def _model_tables(registry: Registry, model: Model) -> list[Table]:
@@ -292,7 +242,7 @@ def _model_tables(registry: Registry, model: Model) -> list[Table]:
 def _version_tables(model: Model, version: Version) -> list[Table]:
     facts: dict[str, object] = {
         "kind": version.kind,
-        "parent": _place(model.name, version.parent) if version.number else "-",
+        "parent": place(model.name, version.parent) if version.number else "-",
         "made (UTC)": version.created,
         "tags": ", ".join(version.tags) or "-",
         "fingerprint": version.fingerprint,
@@ -323,7 +273,6 @@ COMMANDS = {
     "eval": evaluate,
     "list": list_versions,
     "show": show,
-    "log": log,
     "diff": diff,
     "rollback": rollback,
     "tag": tag,

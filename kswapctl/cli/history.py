@@ -1,0 +1,68 @@
+"""The log: who did what when, and the proof that nobody changed it since. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from kswap_registry import Event, verify_history
+
+from kswapctl.cli import options, render
+from kswapctl.cli.look import place
+from kswapctl.errors import IntegrityError
+from kswapctl.operations.home import open_home
+
+
+def log(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
+    home: options.Home = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
+    verify: Annotated[bool, typer.Option("--verify", help="Instead: check the whole chain of entries.")] = False,
+    kept: Annotated[str, typer.Option(metavar="HASH", help="With --verify: a head hash noted earlier.")] = "",
+    head: Annotated[bool, typer.Option("--head", help="Instead: print the hash to keep elsewhere.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Show who did what when, oldest first. An entry vouches for all before it: keep the last hash elsewhere.
+
+    Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f...`
+    """
+    if verify or head:
+        return _chain(home, kept, verify or bool(kept))
+    with open_home(home, read_only=True) as registry:
+        if model:
+            registry.model(model)  # an unknown one is an error, not an empty history
+        events = registry.events(model or None, limit=limit)
+    rows = [
+        (
+            e.seq,
+            e.time[:19].replace("T", " "),
+            e.user,
+            e.action,
+            place(e.model, e.number),
+            _moved(e),
+            e.command,
+        )
+        for e in events
+    ]
+    columns = ["#seq", "time (UTC)", "who", "action", "version", "head was", "command"]
+    render.data([asdict(e) for e in events], render.table("", columns, rows))
+    return None
+
+
+def _chain(home: options.Home, kept: str, told: bool) -> None:
+    with open_home(home, read_only=True) as registry:
+        found = verify_history(registry, kept or None)
+    if found.first_bad is not None:
+        raise IntegrityError(f"the history was tampered with: {found.reason}", "kswapctl doctor, or restore a backup")
+    rows = [(found.head, f"{found.entries} entries, each as it was written")] if told else [(found.head,)]
+    render.data(asdict(found), render.table("", [""] * len(rows[0]), rows))
+
+
+def _moved(event: Event) -> str:
+    if event.previous is None or event.previous == event.number:
+        return ""
+    return place(event.model, event.previous)
+
+
+COMMANDS = {"log": log}
