@@ -52,7 +52,7 @@ class Learn(Method):
     temperature: float = 2.0
     """Temperature of the distillation."""
 
-    handicap: float = 0.0
+    handicap: float = 0.8
     """Logits that new classes must do without while training, and have in use (Menon et al., ICLR 2021)."""
 
     def first_bias(self) -> float:
