@@ -78,4 +78,5 @@ def _common_vector(erased: Tensor, context: Context, margin: float) -> Tensor:
     distance = (gone.max(1).values - kept.max(1).values).mean() + margin
     rows = torch.as_tensor(context.classifier.weight)[context.rows]  # (forgotten, D)
     step = torch.linalg.pinv(rows) @ torch.ones(len(rows), device=rows.device)
-    return -distance.clamp_min(0.0) * step
+    push: Tensor = -distance.clamp_min(0.0) * step
+    return push

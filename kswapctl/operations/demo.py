@@ -19,9 +19,11 @@ from kswapctl.operations.models import add_model
 from kswapctl.operations.ship import Export, export
 from kswapctl.operations.versions import load_version
 from kswapctl.progress import Progress
-from kswapctl.spec import Change
+from kswapctl.spec import Change, Rehearsal
 
 MODEL = "digits"
+REHEARSAL = Rehearsal(share=0.5)
+"""A tenth of this small collection would be a dozen images a class."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> 
         add_model(registry, MODEL, str(CHECKPOINT), Description(), data)
     elif registry.model(MODEL).head:
         registry.move_head(MODEL, 0, action="rollback", command=command)
-    learned = apply(registry, MODEL, Change("learn", LEARN, data), command, progress)
-    forgot = apply(registry, MODEL, Change("forget", FORGET, data), command, progress)
+    learned = apply(registry, MODEL, Change("learn", LEARN, data, rehearsal=REHEARSAL), command, progress)
+    forgot = apply(registry, MODEL, Change("forget", FORGET, data, rehearsal=REHEARSAL), command, progress)
     evaluation = evaluate_version(registry, forgot.version, [], False, "cpu", progress)
     back = registry.move_head(MODEL, 0, action="rollback", command=command)
     forward = registry.move_head(MODEL, forgot.version.number, action="rollback", command=command)
