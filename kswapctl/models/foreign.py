@@ -46,8 +46,8 @@ def check_config(data: bytes) -> Form:
                 fit(value, _OTHERS.get(key, _is_off), f"adapter_config.json.{key[:80]}")
     except UnfitError as error:
         raise UnsafeInputError(f"not a plain LoRA configuration: {error}") from error
-    saved = config["modules_to_save"] or [""]
-    return Form(config["r"], tuple(config["target_modules"] or ()), saved[0])
+    saved = config.get("modules_to_save") or [""]
+    return Form(config["r"], tuple(config.get("target_modules") or ()), saved[0])
 
 
 def check_tensors(form: Form, adapter: Mapping[str, Entry], below: Mapping[str, Entry]) -> None:
