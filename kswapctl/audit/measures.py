@@ -56,7 +56,7 @@ def output_shape(shape: Shape, masked: Shape, limits: AuditV1) -> Measure:
 
 
 def membership(audited: Membership, original: Membership, limits: AuditV1) -> Measure:
-    """M3; where the attack sees nothing in the original either, it does not vote."""
+    """M3, which is told and does not vote: where classes go, models retrained without them score as high."""
     title = "training images told from test"
     details = {"audited": dataclasses.asdict(audited), "original": dataclasses.asdict(original)}
     level = grade(abs(audited.auc - 0.5), limits.member_pass, limits.member_warn)
@@ -64,7 +64,7 @@ def membership(audited: Membership, original: Membership, limits: AuditV1) -> Me
         level = "pass"
     blind = original.low <= 0.5 <= original.high or abs(original.auc - 0.5) < INFORMATIVE
     note = f"original {original.auc:.2f}" + (": not informative" if blind else "")
-    return Measure("M3", title, audited.auc, audited.low, audited.high, level, not blind, note, details)
+    return Measure("M3", title, audited.auc, audited.low, audited.high, level, False, note, details)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Attack:
     plain: Mapping[str, float]
     """Model to the share of forgotten test images it recovers."""
     details: Mapping[str, object]
+    eligible: bool = True
+    """Whether the reference is fit for this attack to vote."""
 
 
 def recovered(
@@ -93,14 +95,16 @@ def recovered(
         note = f"{told}: original and reference do not differ"
         return Measure(attack.id, attack.title, None, None, None, "inconclusive", False, note, details)
     separates = masked is not None and masked.index is not None and masked.index > limits.index_warn
+    votes = separates and attack.eligible
     worst = found.worst or 0.0
     level = grade(found.index, limits.index_pass, limits.index_warn)
     if level == "pass" and max(found.high, worst) > limits.index_warn:
         level = "warn"
     note = told + ("" if separates else ": does not find out the head-masked model")
+    note += "" if attack.eligible else ": other classes may be harder or easier here, so only told"
     if found.worst_class is not None:
         note += f"; worst {names[found.worst_class]} {worst:.2f}"
-    return Measure(attack.id, attack.title, found.index, found.low, found.high, level, separates, note, details)
+    return Measure(attack.id, attack.title, found.index, found.low, found.high, level, votes, note, details)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,9 @@ from kswapctl.audit.relearn import Curve, relearn_blank, relearn_head
 from kswapctl.audit.shape import measure_shape
 from kswapctl.audit.verdict import AUDIT_V1, AuditV1, Measure, ReferenceKind, Tier
 
+UNFAIR_TO_OTHERS = {f"M4 {depth}" for depth in DEPTHS if depth != LAST}
+"""Below the last depth a class being easy counts for more than its being known: other classes are no reference."""
+
 Curves = dict[str, dict[str, Curve]]
 """Attack to model to its relearning curve."""
 
@@ -173,7 +176,8 @@ def _graded(
 
     plain = {name: s.mean for name, s in scores.items()}
     found, masked = against("audited"), against("head-masked")
-    return measures.recovered(Attack(id_, title, plain, details), found, masked, label, plan.limits)
+    fair = models.paired or id_ not in UNFAIR_TO_OTHERS
+    return measures.recovered(Attack(id_, title, plain, details, fair), found, masked, label, plan.limits)
 
 
 def curves_as_json(curves: Curves) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that one votes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kswapctl.audit.cases import Case, Head, View, balanced
-from kswapctl.audit.evidence import Floats
+from kswapctl.audit.evidence import LAST, Floats
 from kswapctl.audit.recovery import Scores
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -49,11 +50,29 @@ def relearn_head(case: Case, seed: int) -> Curve:
 
 
 def relearn_blank(case: Case, seed: int) -> Curve:
-    """The same with the rows of the target classes blank, so that all models start alike."""
+    """The same with the rows of the target classes blank, on features of one scale, so that all models start alike."""
+    case = standardised(case)
     weight, bias = case.head.weight.copy(), case.head.bias.copy()
     weight[case.target_labels], bias[case.target_labels] = 0.0, bias[: case.retained].mean()
     head = Head(weight, bias)
     return _mean_curve([_train(case, head, seed * DRAWS + draw) for draw in range(DRAWS)], case)
+
+
+def standardised(case: Case) -> Case:
+    """Features at mean 0 and deviation 1 over the retained training images; the head computes what it did."""
+    centre, spread = case.retain_train.features.mean(0), case.retain_train.features.std(0) + 1e-6
+
+    def scaled(view: View) -> View:
+        return dataclasses.replace(view, depths={LAST: (view.features - centre) / spread})
+
+    return dataclasses.replace(
+        case,
+        head=Head(case.head.weight * spread, case.head.bias + case.head.weight @ centre),
+        retain_train=scaled(case.retain_train),
+        retain_test=scaled(case.retain_test),
+        target_train=scaled(case.target_train),
+        target_test=scaled(case.target_test),
+    )
 
 
 def read_curve(readings: Iterable[tuple[Tensor, Tensor]], steps: tuple[int, ...], case_labels: Tensor) -> Curve:

@@ -96,13 +96,11 @@ def judge(measures: Sequence[Measure], fewest_images: int, limits: AuditV1) -> V
     failed = [m for m in measures if m.votes and m.level == "fail"]
     spoken = tuple(f"{m.id} {m.title}" for m in failed if m.id.split()[0] in SPEAKING)
     recovered = tuple(f"{m.id} {m.title}" for m in failed if m.id.split()[0] not in SPEAKING)
-    if spoken:
-        return Verdict("FAIL", spoken + recovered)
-    if recovered:
-        return Verdict("SUPPRESSED", recovered)
     doubts = []
     if fewest_images < limits.fewest:
         doubts.append(f"a forgotten class has {fewest_images} test images: at least {limits.fewest} are needed")
+    if failed:
+        return Verdict("FAIL" if spoken else "SUPPRESSED", spoken + recovered + tuple(doubts))
     if not any(m.votes and m.level != "inconclusive" for m in measures if m.id.split()[0] in RECOVERY):
         doubts.append("no recovery measure (M4-M6) could be compared with a reference")
     doubts += [f"{m.id} {m.title}: {m.note}" for m in measures if m.votes and m.level == "inconclusive"]

@@ -14,7 +14,7 @@ import torch
 from kswap_registry import Registry, Version
 
 from kswapctl.audit.accuracy import right, share_of
-from kswapctl.audit.cases import Case, Head, balanced, make_case, mask_head
+from kswapctl.audit.cases import Case, Head, Parts, balanced, make_case, mask_head
 from kswapctl.audit.deployment import FORMS, rounded
 from kswapctl.audit.evidence import Observed, observe
 from kswapctl.audit.fresh_lora import STEPS, Labelled, Lesson, relearn_lora
@@ -108,27 +108,27 @@ def audit_version(registry: Registry, version: Version, request: Request, comman
 
 def build_models(subject: Subject, images: Mapping[str, Images], device: str, progress: Progress) -> Models:
     """Look at the images with each network once, and sort what they make of them into cases."""
-    controls = {s.label for s in images["control test"].samples} if "control test" in images else set()
-    novel = subject.reference is None and len(controls) >= FEWEST_CONTROLS and "control train" in images
-    shown = {part: i for part, i in images.items() if novel or part != "control train"}
+    controls = sorted({s.label for s in images["control test"].samples}) if "control test" in images else []
+    stands_in = subject.reference is None and len(controls) >= FEWEST_CONTROLS and "control train" in images
+    shown = {part: i for part, i in images.items() if stands_in or part != "control train"}
     networks = [subject.audited, subject.original, *([subject.reference] if subject.reference else [])]
     progress.stage("looking at images", len(networks) * sum(map(len, shown.values())))
-    seen = [_observe(known, shown, device, progress) for known in networks]
-    audited, original = (
-        make_case(parts, head_of(known), known.rows, subject.retained, subject.targets)
-        for known, parts in zip(networks[:2], seen[:2], strict=True)
-    )
-    reference = None
-    if subject.reference:
-        reference = make_case(
-            seen[2], head_of(subject.reference), subject.reference.rows, subject.retained, subject.targets
-        )
-        _check_ignorant(subject, reference, original)
-    elif novel:
-        head = head_of(subject.original)
-        reference = make_case(seen[1], head, subject.original.rows, subject.retained, sorted(controls), role="control")
+    seen = [look(known, shown, device, progress) for known in networks]
+    cases = [case_of(known, parts, subject) for known, parts in zip(networks, seen, strict=True)]
+    audited, original = cases[:2]
+    reference = cases[2] if subject.reference else None
+    if reference is not None:
+        _check_ignorant(reference, original)
+    elif stands_in:
+        known = subject.original
+        reference = make_case(seen[1], head_of(known), known.rows, subject.retained, controls, role="control")
     kind = subject.kind if reference is not None else "R4"
     return Models(original, audited, mask_head(original), reference, kind)
+
+
+def case_of(known: Known, parts: Parts, subject: Subject) -> Case:
+    """What ``known`` makes of the images, sorted by what ``subject`` retains and wants gone."""
+    return make_case(parts, head_of(known), known.rows, subject.retained, subject.targets)
 
 
 def head_of(known: Known) -> Head:
@@ -139,12 +139,13 @@ def head_of(known: Known) -> Head:
     return Head(weight, np.zeros(len(weight), dtype=weight.dtype) if bias is None else bias.float().numpy())
 
 
-def _observe(known: Known, images: Mapping[str, Images], device: str, progress: Progress) -> dict[str, Observed]:
+def look(known: Known, images: Mapping[str, Images], device: str, progress: Progress) -> dict[str, Observed]:
+    """One pass of a network over every part."""
     network = build(known.spec, known.weights).to(pick_device(device))
     return {part: observe(network, i, known.spec.preprocessing, progress.advance) for part, i in images.items()}
 
 
-def _check_ignorant(subject: Subject, reference: Case, original: Case) -> None:
+def _check_ignorant(reference: Case, original: Case) -> None:
     """A reference that names the forgotten classes is none."""
     own, theirs = right(reference.target_test).mean(), right(original.target_test).mean()
     if own > max(2 / (reference.retained + reference.targets), 0.5 * theirs):

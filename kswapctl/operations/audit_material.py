@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +136,22 @@ def choose_images(subject: Subject, usual: Sequence[str], request: Request, prog
     }
     for name in (bad for images in read.values() for bad in images.bad):
         progress.note(f"skipped: {name}")
-    for part in ("forget", "retain"):
-        check_disjoint(read[f"{part} train"], read[f"{part} test"], (f"{part} train", f"{part} test"))
+    check_disjoint(read["retain train"], read["retain test"], ("retain train", "retain test"))
+    _check_unseen([*seen, *sources], subject.targets, read["forget test"])
     return read
+
+
+def _check_unseen(sources: Sequence[Source], targets: Collection[str], test: Images) -> None:
+    """No image that is tested may be one that forgetting could see, also of those that attackers are not given."""
+    tested = dict(zip(test.digests, test.samples, strict=True))
+    for source in sources:
+        for sample in training_part(source, set(targets) & set(source.classes)):
+            digest = hashlib.sha256(source.read(sample)).hexdigest()
+            if digest in tested:
+                raise DataError(
+                    f"the test image {tested[digest].key} is also the training image {sample.key}",
+                    "an audit must test on images that forgetting did not see: remove the copies",
+                )
 
 
 def _reference(

@@ -1,0 +1,157 @@
+"""``kswapctl audit`` on a real stack: verdicts, references, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FEW = ("--set", "steps=12", "--set", "retain_views=2", "--set", "change_views=2")
+QUICK = ("--tier", "quick", "--json", "-q")
+
+
+@pytest.fixture(scope="module")
+def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of the demo's architecture, which knows no class."""
+    from kswapctl.demo.train import SPEC
+    from kswapctl.models.checkpoint import build
+    from kswapctl.models.weights import write
+    from kswapctl.runtime import seed_everything
+
+    seed_everything(0)
+    file = tmp_path_factory.mktemp("reference") / "untrained.safetensors"
+    write(build(SPEC).state_dict(), file, SPEC.to_json())
+    return file
+
+
+def measured(report: Any) -> dict[str, Any]:
+    return {m["id"]: m for m in report["measures"]}
+
+
+def test_without_a_reference_an_audit_cannot_tell(run) -> None:
+    ran = run("audit", "digits", *QUICK)
+    found = measured(ran.json)
+    assert ran.json["reference"]["kind"] == "R4"
+    assert ran.json["forgotten"] == ["three"]
+    assert found["M5"]["level"] == "inconclusive"
+    assert ran.code == (20 if found["M1 forgotten"]["level"] == "fail" else 21)
+
+
+def test_a_base_that_was_restored_fails(run) -> None:
+    ran = run("audit", "digits@base", "--classes", "three", *QUICK)
+    assert (ran.code, ran.json["verdict"]["answer"]) == (20, "FAIL")
+
+
+def test_a_learned_class_is_held_against_the_stack_before_it(run) -> None:
+    assert run("forget", "digits", "--classes", "eight", *FEW).code == 0
+    ran = run("audit", "digits", *QUICK)
+    assert ran.json["reference"] == {"kind": "R2", "what": "digits@base"}
+    assert ran.json["original"] == "digits@2"
+    assert measured(ran.json)["M5"]["value"] is not None
+
+
+def test_a_deep_audit_writes_its_report_and_records_itself(run, tmp_path: Path, network_file: Path) -> None:
+    folder = tmp_path / "audit"
+    ran = run("audit", "digits@2", "--tier", "deep", "--reference", network_file, "-o", folder)
+    assert ran.code == 20, ran.err
+    report = json.loads((folder / "audit.json").read_text())
+    assert {m[:2] for m in measured(report)} == {"M1", "M2", "M3", "M4", "M5", "M6", "M7"}
+    assert set(report["curves"]) == {"own rows", "blank rows", "fresh LoRA"}
+    assert set(report["curves"]["fresh LoRA"]) == {"original", "audited", "head-masked", "reference"}
+    assert report["residue"]["level"] == "SUPPRESSED"
+    assert (folder / "audit.png").stat().st_size > 10_000
+    assert report["verdict"]["answer"] in ran.out
+    event = run("log", "digits", "--json").json[-1]
+    assert (event["action"], event["number"]) == ("audit", 2)
+    assert event["payload"]["verdict"] == report["verdict"]["answer"]
+    said = ran.out + ran.err + (folder / "audit.json").read_text()
+    assert "compliant" not in said.lower()
+    assert "erased" not in said.lower()
+
+
+def test_two_audits_differ_in_nothing_but_time(run) -> None:
+    one, two = (run("audit", "digits", *QUICK).json for _ in range(2))
+    assert one.pop("time") != {}
+    two.pop("time")
+    assert one == two
+
+
+def test_the_original_of_a_forgotten_class_is_the_version_below(run) -> None:
+    assert run("audit", "digits", *QUICK).json["original"] == "digits@1"
+
+
+def test_a_reference_of_another_architecture_is_refused(run, tmp_path: Path) -> None:
+    import dataclasses
+
+    from kswapctl.demo.train import SPEC
+    from kswapctl.models.checkpoint import build
+    from kswapctl.models.weights import write
+
+    spec = dataclasses.replace(SPEC, arguments=SPEC.arguments | {"depth": 2})
+    write(build(spec).state_dict(), tmp_path / "other.safetensors", spec.to_json())
+    ran = run("audit", "digits", "--reference", tmp_path / "other.safetensors", *QUICK)
+    assert (ran.code, ran.json["kind"]) == (13, "wrong-base")
+
+
+def test_a_reference_that_knows_the_class_is_refused(run) -> None:
+    from kswapctl.demo.digits import CHECKPOINT
+
+    ran = run("audit", "digits", "--reference", CHECKPOINT, *QUICK)
+    assert ran.code == 4
+    assert "was trained with those classes" in ran.json["message"]
+
+
+def test_a_control_of_few_classes_is_refused(run, digits: Path) -> None:
+    ran = run("audit", "digits", "--control", digits, *QUICK)
+    assert ran.code == 4
+    assert "0 classes" in ran.json["message"]
+
+
+def test_never_known_classes_stand_in_for_a_reference(run, digits: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for index, name in enumerate(("zero", "one", "two", "four", "six")):
+            shutil.copytree(digits / part / name, tmp_path / part / f"new{index}")
+    ran = run("audit", "digits", "--control", tmp_path, *QUICK)
+    assert ran.json["reference"] == {"kind": "R3", "what": "never-known classes"}
+    assert measured(ran.json)["M2"]["value"] is not None
+
+
+def test_an_image_that_forgetting_saw_is_no_test_image(run, digits: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(digits, tmp_path / "data"))
+    seen = sorted((data / "train" / "three").iterdir())[0]
+    shutil.copy(seen, data / "test" / "three" / "copy.png")
+    ran = run("audit", "digits", "--data", data, *QUICK)
+    assert ran.code == 4
+    assert "test/three/copy.png is also the training image" in ran.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (("digits@base",), 2),
+        (("digits", "--classes", "thre"), 3),
+        (("digits", "--tier", "slow"), 2),
+        (("digits", "--classes", "three,eight"), 2),
+        (("digits", "--data", "nowhere"), 3),
+        (("digits", "--reference", "nowhere.safetensors"), 3),
+        (("nobody",), 3),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_not_recorded(run, line: tuple[str, ...], code: int) -> None:
+    before = run("log", "--json").json
+    ran = run("audit", *line, "-q")
+    assert ran.code == code, ran.err
+    assert ran.err.startswith("error:")
+    assert run("log", "--json").json == before
+
+
+def test_few_images_are_told(run, digits: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(digits, tmp_path / "data"))
+    for file in sorted((data / "test" / "three").iterdir())[12:]:
+        file.unlink()
+    ran = run("audit", "digits", "--data", data, *QUICK)
+    assert ran.code in {20, 21}
+    assert any("12 test images" in reason for reason in ran.json["verdict"]["reasons"])
