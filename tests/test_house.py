@@ -16,7 +16,11 @@ def check(*command):
 
 def test_rooms_import_only_what_stands_before_them():
     done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"],
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

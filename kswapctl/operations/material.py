@@ -1,0 +1,76 @@
+"""What an operation works on: the request checked against what is known, and the images chosen for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kswapctl.data.sets import Parts, changed_part, count, first_with, retained_part
+from kswapctl.data.sources import Source, open_source
+from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
+from kswapctl.spec import Change, Knowledge
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images of an operation, chosen but not yet read."""
+
+    change: Change
+    known: tuple[str, ...]
+    """Classes to retain."""
+    changed: Parts
+    retained: Parts
+    missing: tuple[str, ...]
+    """Classes to retain of which there are no images."""
+
+
+def choose(knowledge: Knowledge, change: Change) -> Material:
+    """Check the request against what is known, and choose the images."""
+    before = [open_source(name) for name in knowledge.sources]
+    sources = [open_source(change.source)] if change.source else before
+    if not sources:
+        raise UsageError("no data to take images from", "name it: --data DIR")
+    check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
+    classes = check(knowledge, change, sources)
+    found, absent = first_with(sources, classes)
+    if absent:
+        sources[0].require(absent)
+    change = dataclasses.replace(change, classes=classes, source=found[0][0].name)
+    known = tuple(c for c in knowledge.known if c not in classes)
+    retain = [open_source(change.retain_source)] if change.retain_source else [*sources, *before]
+    retained, missing = retained_part(retain, known, change.rehearsal, change.seed)
+    if not count(retained.train):
+        raise DataError(
+            f"no images of any of the {len(known)} classes to retain in {sources[0].name}",
+            "name them with --retain-data, or when adding the model: kswapctl add --data",
+        )
+    return Material(change, known, changed_part(sources, classes, change.rehearsal, change.seed), retained, missing)
+
+
+def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
+    settled = knowledge.known if change.again else knowledge.classes
+    names = change.classes or tuple(c for c in sources[0].classes if c not in settled)
+    if not names:
+        raise DataError(f"every class of {sources[0].name} is known already", "nothing to learn")
+    for name in names:
+        if name in knowledge.known and not change.again:
+            raise DataError(f"class {name!r} is known already", "learn only new classes, or say --again")
+    return _unique(names)
+
+
+def _classes_to_forget(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
+    if not change.classes:
+        raise UsageError("no classes to forget", "name them: --classes A,B")
+    for name in change.classes:
+        if name not in knowledge.classes:
+            raise NotFoundError(f"the model has no class {name!r}", nearest(name, knowledge.known))
+        if name in knowledge.forgotten and not change.again:
+            raise DataError(f"class {name!r} is forgotten already", "nothing to do; --again forgets it once more")
+    if set(change.classes) >= set(knowledge.known):
+        raise UsageError("these are all the classes the model knows", "leave at least one to retain")
+    return _unique(change.classes)
+
+
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
