@@ -220,9 +220,9 @@ class HubPlace:
             return open(path, "rb")  # it stays readable when its folder is gone
 
     def _ask(self, call: Any, *arguments: Any, **options: Any) -> Any:
-        from huggingface_hub.errors import (
+        from huggingface_hub.errors import (  # type: ignore[attr-defined]
             HfHubHTTPError,
-            HTTPError,  # type: ignore[attr-defined]
+            HTTPError,
             LocalEntryNotFoundError,
             OfflineModeIsEnabled,
         )
