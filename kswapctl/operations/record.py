@@ -1,0 +1,138 @@
+"""The forgetting record: what was asked, done, measured, and what remains; and the check that it was not edited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kswap_registry import Event, Registry, Version
+
+from kswapctl.audit.verdict import AUDIT_V1, Measure, as_json, judge
+from kswapctl.errors import IntegrityError, NotFoundError, UsageError
+from kswapctl.export.files import written_whole
+from kswapctl.export.statement import make_statement, seal, unseal
+from kswapctl.operations.home import environment
+from kswapctl.operations.residue import find_remains
+
+LIMITATIONS = (
+    "A record says what was done and measured here. It proves nothing about copies elsewhere, "
+    "and is no statement about any law."
+)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A record that holds."""
+
+    version: str
+    forgotten: tuple[str, ...]
+    verdict: str
+    residue: str
+    signed: bool
+    """Whether a signature was checked."""
+    known: bool
+    """Whether the registry has the very audit that it tells of."""
+
+
+def write_record(
+    registry: Registry, version: Version, output: Path, key: Path | None, request: str, overwrite: bool
+) -> dict[str, Any]:
+    """Write the record of ``version``'s last audit; ``request`` is the asker's own reference, such as a ticket."""
+    event = _last_audit(registry, version)
+    subjects = {f"weights of {version.ref}": version.weights}
+    subjects |= {f"adapter of {v.ref}": v.adapter for v in registry.stack(version)}
+    remains = find_remains(registry, version, event.payload["original"])
+    predicate = {
+        "request": request,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": version.ref,
+        "base": registry.model(version.model).fingerprint,
+        "operations": [_operation(v) for v in registry.stack(version)],
+        "thresholds": as_json(AUDIT_V1),
+        "audit": dict(event.payload) | {"time": event.time, "history": event.digest},
+        "residue": {"level": remains.level, "held": list(remains.held), "shipped": list(remains.shipped)},
+        "environment": environment(),
+        "limitations": LIMITATIONS,
+    }
+    envelope = seal(make_statement(subjects, predicate), key)
+    with written_whole(output, overwrite) as temporary:
+        temporary.write_text(json.dumps(envelope, indent=2) + "\n")
+    return predicate
+
+
+def verify_record(file: Path, public_key: Path | None, registry: Registry | None) -> Checked:
+    """Check the signature (with a key), that the verdict follows from its levels, and that the history has it."""
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}")
+    try:
+        envelope = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise IntegrityError(f"{file.name} is no record ({error})") from error
+    if not isinstance(envelope, Mapping):
+        raise IntegrityError(f"{file.name} is no record")
+    predicate = unseal(envelope, public_key)["predicate"]
+    try:
+        audit = predicate["audit"]
+        follows = _judged(audit)
+        found = Checked(
+            predicate["version"],
+            tuple(audit["classes"]),
+            audit["verdict"],
+            predicate["residue"]["level"],
+            public_key is not None,
+            registry is not None,
+        )
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{file.name} lacks {error}") from error
+    if follows != audit["verdict"]:
+        raise IntegrityError(f"the record says {audit['verdict']}, but its measures say {follows}", "it was edited")
+    if registry is not None:
+        _check_history(registry, predicate)
+    return found
+
+
+def _last_audit(registry: Registry, version: Version) -> Event:
+    if not version.number:
+        raise UsageError(f"{version.ref} is the base: nothing was forgotten", "name a version: kswapctl list")
+    audits = [e for e in registry.events(version.model) if e.action == "audit" and e.number == version.number]
+    if not audits:
+        raise UsageError(f"{version.ref} was not audited", f"kswapctl audit {version.ref}")
+    return audits[-1]
+
+
+def _operation(version: Version) -> dict[str, Any]:
+    return {
+        "version": version.ref,
+        "kind": version.kind,
+        "method": version.method,
+        "classes": version.spec["classes"],
+        "time": version.created,
+        "adapter": version.adapter,
+        "data": version.state["record"]["data"],
+    }
+
+
+def _judged(audit: Mapping[str, Any]) -> str:
+    """The verdict that the recorded levels give."""
+    measures = [
+        Measure(id_, "", m["value"], None, None, m["level"], m["votes"]) for id_, m in audit["measures"].items()
+    ]
+    return judge(measures, audit["fewest"], AUDIT_V1).answer
+
+
+def _check_history(registry: Registry, predicate: Mapping[str, Any]) -> None:
+    """The registry's history has this audit, with these values."""
+    told = dict(predicate["audit"])
+    digest = told.pop("history", "")
+    told.pop("time", None)
+    model = str(predicate["version"]).partition("@")[0]
+    event = next((e for e in registry.events(model) if e.digest == digest), None)
+    if event is None or dict(event.payload) != told:
+        raise IntegrityError(
+            f"this registry's history has no such audit of {predicate['version']}",
+            "the record is of another registry, or was edited",
+        )
