@@ -163,3 +163,19 @@ def test_batchnorm_statistics_do_not_move_in_training(fresh: Path, digits: Path,
     assert statistics
     assert all(torch.equal(base[k], now[k]) for k in statistics)
     assert any(not torch.equal(base[k], now[k]) for k in base)
+
+
+def test_an_operation_on_a_branch_leaves_main_alone(run, home: Path) -> None:
+    assert run("branch", "digits@base", "dev").code == 0
+    main = run("list", "digits", "--json").json
+    ran = run("forget", "digits@dev", "--classes", "two", *STEPS, "--json")
+    assert ran.code == 0, ran.err
+    after = run("list", "digits", "--json").json
+    assert after[-1]["parent"] == 0
+    assert [v["ref"] for v in after if v["head"]] == [v["ref"] for v in main if v["head"]]
+
+
+def test_a_version_in_the_middle_is_not_operated_on(run, home: Path) -> None:
+    ran = run("forget", "digits@1", "--classes", "two", *STEPS)
+    assert ran.code == 2
+    assert "branch" in ran.err

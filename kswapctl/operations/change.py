@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kswap_registry import Operation, Registry, Version
 
 from kswapctl.data.images import Images
-from kswapctl.errors import DataError
+from kswapctl.errors import DataError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.lora import compose, save
 from kswapctl.models.weights import fingerprint
@@ -33,9 +33,10 @@ class Result:
 
 
 def apply(registry: Registry, name: str, change: Change, command: str, progress: Progress) -> Result:
-    """Do one learn or forget on ``name``'s head; nothing is registered unless all of it succeeds."""
+    """Do one learn or forget on the head of ``name`` (MODEL or MODEL@BRANCH); all of it is registered, or nothing."""
     start = time.monotonic()
     find_method(change.method, change.kind).configure(change.preset, change.settings)
+    branch = _branch(registry, name)
     parent = registry.resolve(name)
     composed = load_version(registry, parent)
     material = choose(composed.knowledge, change)
@@ -47,6 +48,7 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
         spec=change.to_json(),
         command=command,
         environment=environment(),
+        branch=branch,
     ) as operation:
         if operation.parent.number != parent.number:  # the head moved while this waited for its turn
             composed = load_version(registry, operation.parent)
@@ -73,6 +75,18 @@ def apply_all(
             apply(registry, name, dataclasses.replace(change, again=change.again or repeated), command, progress)
         )
     return results
+
+
+def _branch(registry: Registry, name: str) -> str:
+    """The branch that ``MODEL`` or ``MODEL@BRANCH`` names; a version that is no branch's head cannot be changed."""
+    model, at, branch = name.partition("@")
+    if not at or branch == "head":
+        return "main"
+    if branch not in registry.branches(model):
+        raise UsageError(
+            f"{name} is a version, not a branch", f"move the head there, or make a branch: kswapctl branch {model}"
+        )
+    return branch
 
 
 def _check_apart(changes: Sequence[Change]) -> None:
