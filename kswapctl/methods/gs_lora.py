@@ -52,7 +52,7 @@ class Learn(Method):
     temperature: float = 2.0
     """Temperature of the distillation."""
 
-    handicap: float = 0.8
+    handicap: float = 1.6
     """Logits that new classes must do without while training, and have in use (Menon et al., ICLR 2021)."""
 
     def first_bias(self) -> float:
@@ -100,11 +100,11 @@ class Forget(Method):
     """Bound each image's loss; else, as the papers' code, the batch mean."""
     beta: float = 3.0
     """Weight of the forget loss against the retain loss."""
-    distillation: float = 3.0
+    distillation: float = 6.0
     """Weight of the distillation from the model before, on retained images."""
     temperature: float = 2.0
     """Temperature of the distillation."""
-    rest: float = 1.5
+    rest: float = 4.0
     """Weight of the distillation on forgotten images, over the classes that are not forgotten."""
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
