@@ -46,6 +46,10 @@ def test_no_file_grows_into_a_second_idea():
         str(path.relative_to(ROOT)): lines
         for package in ("kswapctl", "registry")
         for path in (ROOT / package).rglob("*.py")
-        if (lines := path.read_text().count("\n")) > 330
+        if (lines := path.read_text().count("\n")) > 350
     }
     assert not long
+
+
+def test_the_docs_build_without_a_warning(tmp_path):
+    check("mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path))
