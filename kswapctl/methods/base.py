@@ -77,6 +77,8 @@ class Method:
     """AdamW's decoupled weight decay of the adapters."""
     steps: int = 150
     """Steps of one cycle, along which the learning rate rises and falls."""
+    epochs: int = 0
+    """Instead of ``steps``, where positive: passes over the retained images that make a cycle."""
     cycles: int = 2
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
     check_every: int = 50
@@ -115,6 +117,10 @@ class Method:
                 raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))
             values[name] = _parse(name, text, types[name])
         return cls(**values)
+
+    def steps_of(self, retained: int) -> int:
+        """Steps of one cycle over ``retained`` images."""
+        return self.epochs * -(-retained // self.retain_batch) if self.epochs else self.steps
 
     def batch_of(self, role: Role) -> int:
         """Images of ``role`` in a step."""

@@ -47,7 +47,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             classifier=subject.head,
             groups=subject.groups,
         )
-        progress.stage("training", method.steps * method.cycles)
+        progress.stage("training", method.steps_of(len(pools["retain"])) * method.cycles)
         done = 0
 
         def report(step: int, figures: dict[str, float]) -> None:

@@ -58,10 +58,11 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: _draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
+    length = method.steps_of(len(pools["retain"]))
     step = 0
-    for step in range(1, method.cycles * method.steps + 1):
-        within = (step - 1) % method.steps + 1
-        factor = cosine(within - 1, method.steps)
+    for step in range(1, method.cycles * length + 1):
+        within = (step - 1) % length + 1
+        factor = cosine(within - 1, length)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         for roles in method.passes(step):
@@ -71,12 +72,12 @@ def train(
             optimiser.step()
             if method.proximal and method.sparsity:
                 shrink(context.groups, method.sparsity * rates[0] * factor)
-        if within % method.check_every == 0 or within == method.steps:
+        if within % method.check_every == 0 or within == length:
             figures = {"loss": losses.item()} | validate(subject, validation, plan.dtype)
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
             plan.report(step, figures)
-            if within == method.steps and meets(figures, targets, method.kind):
+            if within == length and meets(figures, targets, method.kind):
                 break
     return _outcome(subject, context, history, step, targets, method)
 
