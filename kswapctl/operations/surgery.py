@@ -135,7 +135,11 @@ def _pools(
     dtype: torch.dtype,
     progress: Progress,
 ) -> dict[str, Pool]:
-    """Each part in its views, through the frozen blocks."""
+    """Each part in its views, through the frozen blocks.
+
+    What decides whether enough was learned or forgotten is seen in views too: held-out images alone are often
+    near copies of trained ones, and too easy.
+    """
     roles: dict[str, tuple[str, Role]] = {
         "retain": ("retain", "retain"),
         "change": ("train", change.kind),
@@ -145,7 +149,7 @@ def _pools(
     progress.stage("preparing views", len(roles))
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):
-        count_ = method.views_of(role) if part in {"retain", "train"} else 1
+        count_ = 1 if name == "retain held" else method.views_of(role)
         views = make_views(
             images[part].pixels, count_, seed=change.seed * len(roles) + index, strength=method.view_strength
         )
