@@ -172,7 +172,7 @@ def test_an_operation_on_a_branch_leaves_main_alone(run, home: Path) -> None:
     assert ran.code == 0, ran.err
     after = run("list", "digits", "--json").json
     assert after[-1]["parent"] == 0
-    assert [v["ref"] for v in after if v["head"]] == [v["ref"] for v in main if v["head"]]
+    assert [v["number"] for v in after if v["head"]] == [v["number"] for v in main if v["head"]]
 
 
 def test_a_version_in_the_middle_is_not_operated_on(run, home: Path) -> None:
