@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kswapctl.cli import render
-from kswapctl.cli.options import Home, Json, ModelName, Quiet, names, pairs
+from kswapctl.cli.options import Home, Json, ModelName, Quiet, command_line, names, pairs
 from kswapctl.errors import NotFoundError
 from kswapctl.operations.home import create_home, open_home
 
@@ -67,7 +67,7 @@ def add(
             pretrained=pretrained,
             allow_pickle=allow_pickle,
         )
-        model = add_model(registry, name, source, description, data)
+        model = add_model(registry, name, source, description, data, command_line())
     shown = {
         "model": model.name,
         "architecture": model.spec["architecture"],

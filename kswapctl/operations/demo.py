@@ -44,7 +44,7 @@ def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> 
     """Run the demo in ``registry``, with images and results in ``folder``; a repeated one starts at the base again."""
     data = str(write_folder(folder / "digits"))
     if MODEL not in {m.name for m in registry.models()}:
-        add_model(registry, MODEL, str(CHECKPOINT), Description(), data)
+        add_model(registry, MODEL, str(CHECKPOINT), Description(), data, command)
     elif registry.model(MODEL).head:
         registry.move_head(MODEL, 0, action="rollback", command=command)
     learned = apply(registry, MODEL, Change("learn", LEARN, data, rehearsal=REHEARSAL), command, progress)

@@ -18,7 +18,9 @@ from kswapctl.models.weights import fingerprint, write
 from kswapctl.operations.versions import BASE_FILE
 
 
-def add_model(registry: Registry, name: str, source: str, description: Description, data: str = "") -> Model:
+def add_model(
+    registry: Registry, name: str, source: str, description: Description, data: str = "", command: str = ""
+) -> Model:
     """Load ``source`` and register it as ``name``; ``data`` names its classes where it does not itself.
 
     What is kept: architecture and arguments, class names, preprocessing, the blocks that can be adapted, the
@@ -30,10 +32,12 @@ def add_model(registry: Registry, name: str, source: str, description: Descripti
         if not description.classes and not _names_itself(source):
             description = dataclasses.replace(description, classes=opened.classes)
     checkpoint = load(source, description)
-    return register(registry, name, source, checkpoint, data)
+    return register(registry, name, source, checkpoint, data, command)
 
 
-def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint, data: str = "") -> Model:
+def register(
+    registry: Registry, name: str, source: str, checkpoint: Checkpoint, data: str = "", command: str = ""
+) -> Model:
     """Register a loaded checkpoint as ``name``."""
     spec = describe(checkpoint, data)
     with tempfile.TemporaryDirectory(dir=registry.folder / "tmp") as folder:
@@ -41,6 +45,7 @@ def register(registry: Registry, name: str, source: str, checkpoint: Checkpoint,
         write(checkpoint.weights, file, checkpoint.spec.to_json())
         return registry.add_model(
             name,
+            command=command,
             task=checkpoint.spec.task,
             source=source,
             spec=spec,
