@@ -11,6 +11,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--learn", default=",".join(LEARN))
     parser.add_argument("--forget", default=",".join(FORGET))
+    parser.add_argument("--forget-method", default="gs-lora")
     parser.add_argument("--set", action="append", default=[], metavar="KIND.NAME=VALUE")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -58,7 +60,13 @@ def main() -> None:
         name, _, value = rest.partition("=")
         settings[kind][name] = value
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
-    runs = [run(options.base, options.data, seed, classes, settings) for seed in options.seeds]
+    changes = {
+        "learn": Change("learn", classes["learn"], options.data, settings=settings["learn"]),
+        "forget": Change(
+            "forget", classes["forget"], options.data, settings=settings["forget"], method=options.forget_method
+        ),
+    }
+    runs = [run(options.base, options.data, seed, changes) for seed in options.seeds]
     print(table(runs))
     for stage in ("L->F as ONNX", "L->F in other forms"):
         for name in (n for n in runs[0][stage] if "logit" in n or "top-1" in n):
@@ -71,12 +79,9 @@ def main() -> None:
 Figures = dict[str, float]
 
 
-def run(
-    base: str, data: str, seed: int, classes: dict[str, tuple[str, ...]], settings: dict[str, dict[str, str]]
-) -> dict[str, Figures]:
+def run(base: str, data: str, seed: int, changes: dict[str, Change]) -> dict[str, Figures]:
     """Figures of one seed: after learning, after learning then forgetting (also as ONNX), after forgetting."""
-    learn = Change("learn", classes["learn"], data, seed=seed, settings=settings["learn"])
-    forget = Change("forget", classes["forget"], data, seed=seed, settings=settings["forget"])
+    learn, forget = (replace(changes[kind], seed=seed) for kind in ("learn", "forget"))
     with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
         add_model(registry, "signs", base, Description(), data)
         stages = {"L": measure(registry, learn)}
