@@ -84,3 +84,15 @@ def test_no_steps_at_all_is_refused(name, method):
 def test_a_method_that_only_forgets_does_not_learn():
     with pytest.raises(UsageError, match="cannot learn"):
         find_method("erase", "learn")
+
+
+def test_whole_weights_are_stored_as_the_nearest_adapter(run_fresh, fresh):
+    ran = run_fresh("forget", "digits", "--classes", "two", *QUICK, "--set", "form=whole", "--set", "rank=2", "--json")
+    assert ran.code == 0, ran.err
+    assert "of the change's norm was left out" in ran.err
+    assert 0 < run_fresh("show", "digits@1", "--json").json["state"]["record"]["lost"] < 1
+
+
+def test_noise_changes_the_way_but_not_what_is_stored_of_it(run_fresh):
+    ran = run_fresh("forget", "digits", "--classes", "two", *QUICK, "--set", "noise=0.01", "--json")
+    assert ran.code == 0, ran.err

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from kswapctl.methods.terms import bounded, bounded_mean, distill, group_norm, group_sparsity
-from kswapctl.training.optimiser import cosine, shrink
+from kswapctl.models.lora import Layer
+from kswapctl.training.optimiser import cosine, perturbed, shrink
 
 
 def test_the_bound_acts_on_each_sample():
@@ -73,3 +74,26 @@ def test_the_learning_rate_rises_and_ends_at_nothing():
     assert factors[0] < factors[7] > factors[50] > factors[99]
     assert factors[50] == pytest.approx(0.5, abs=0.02)
     assert factors[99] < 0.001
+
+
+def test_the_nearest_adapter_keeps_the_largest_singular_values():
+    """diag(3, 2) at rank 1 keeps 3 and loses 2: a share of 2 / sqrt(13) of the norm. At rank 2 nothing is lost."""
+    weight = nn.Parameter(torch.diag(torch.tensor([3.0, 2.0])))
+    for rank, share in ((1, 4 / 13), (2, 0.0)):
+        layer = Layer(weight, torch.zeros(2, 2), *make_factors(rank), scale=0.5)
+        weight.data = torch.diag(torch.tensor([3.0, 2.0]))
+        lost, size = layer.settle()
+        assert lost / size == pytest.approx(share, abs=1e-6)
+        assert weight.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+        assert layer.change().diag().tolist() == pytest.approx([3.0, 2.0 if rank == 2 else 0.0])
+
+
+def make_factors(rank):
+    return nn.Parameter(torch.zeros(rank, 2), False), nn.Parameter(torch.zeros(2, rank), False)
+
+
+def test_noise_on_the_weights_is_gone_afterwards():
+    parameter = nn.Parameter(torch.ones(4))
+    with perturbed([parameter], 0.1):
+        assert parameter.tolist() != [1.0] * 4
+    assert parameter.tolist() == [1.0] * 4

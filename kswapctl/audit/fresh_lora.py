@@ -15,7 +15,7 @@ from kswapctl.data.images import normalise
 from kswapctl.models.blocks import choose_blocks, find_blocks
 from kswapctl.models.heads import classifier_path
 from kswapctl.spec import Preprocessing
-from kswapctl.training.subject import Subject
+from kswapctl.training.subject import Shape, Subject
 
 STEPS = (1, 2, 5, 10, 20, 50)
 RANK, SCALE, RATE = 8, 1.0, 5e-4
@@ -54,7 +54,7 @@ def relearn_lora(
     path = classifier_path(network)
     every = find_blocks(network, path)
     network.set_submodule(path, classifier)
-    subject = Subject.prepare(network, every, choose_blocks(every, blocks), RANK, SCALE)
+    subject = Subject.prepare(network, every, choose_blocks(every, blocks), Shape(RANK, SCALE))
     with torch.no_grad():
         classifier.weight.copy_(torch.from_numpy(head.weight))
         classifier.bias.copy_(torch.from_numpy(head.bias))

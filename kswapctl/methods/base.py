@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from kswapctl.errors import UsageError, nearest
+from kswapctl.models.lora import Layer
 from kswapctl.spec import Kind, Role
 from kswapctl.tasks import Task
 
@@ -45,7 +47,13 @@ class Context:
     classifier: nn.Module
     """(B, D) features to (B, K) logits; frozen, but for new rows."""
     groups: dict[str, list[nn.Parameter]]
-    """Adapter parameters by block."""
+    """Trained parameters by block."""
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """The adapted layers by path: weight, and how far it has moved."""
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    """A pool's prepared activations to (B, D) features and (B, K) logits, as the model is now."""
+    step: int = 0
+    """The step being taken, from 1."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What ``prepare`` keeps for ``loss``: teachers, importances, prototypes."""
 
@@ -97,12 +105,18 @@ class Method:
     """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
     proximal: bool = True
     """Apply the penalty as a proximal step, which makes unused blocks exactly zero; else as a loss term."""
+    form: str = "adapter"
+    """What is trained: adapter, or whole: the layers' weights, stored as the nearest adapter of this rank."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on the trained weights in each step (NVRM, Xie et al. 2021)."""
 
     def __post_init__(self) -> None:
         """Counts are at least one."""
         for name in ("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.form not in {"adapter", "whole"}:
+            raise UsageError(f"no form {self.form!r}", "form is adapter or whole")
 
     @classmethod
     def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:
@@ -144,6 +158,13 @@ class Method:
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
         raise NotImplementedError
+
+    def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
+        """Leave the gradients of a step in the parameters; a method may mask or project them."""
+        torch.stack(list(losses.values())).sum().backward()
+
+    def finish(self, context: Context, pools: Mapping[Role, Any]) -> None:
+        """At the end of each cycle, before the validation part decides: edits in closed form."""
 
 
 def _parse(name: str, text: str, kind: str) -> Any:

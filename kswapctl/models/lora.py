@@ -65,6 +65,67 @@ class Adapter:
         return {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One adapted layer of a network in training: its change is the adapter's, and that of the weight itself."""
+
+    weight: nn.Parameter
+    """(out, in) or (out, in, k, k), with the stack below folded in; trained only in the form ``whole``."""
+    before: Tensor
+    """The weight before the operation."""
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+
+    def change(self) -> Tensor:
+        """How far the layer's weight has moved, in the weight's shape; gradients flow to what is trained."""
+        low = delta(self.a, self.b, self.scale)
+        return low + self.weight - self.before if self.weight.requires_grad else low
+
+    @torch.no_grad()
+    def settle(self) -> tuple[float, float]:
+        """Move the whole change into the adapter, as near as its rank allows.
+
+        Returns the squared norms of what was lost and of the change.
+        """
+        change = self.change()
+        a, b = low_rank(change, len(self.a), self.scale)
+        self.a.copy_(a)
+        self.b.copy_(b)
+        self.weight.copy_(self.before)
+        lost = change - delta(a, b, self.scale)
+        return lost.square().sum().item(), change.square().sum().item()
+
+
+def low_rank(change: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """A (rank, in, ...) and B (out, rank, ...) whose ``scale * B @ A`` is nearest to ``change`` (Eckart & Young 1936).
+
+    Exact from the rank min(out, in) on; rows beyond it are zero.
+    """
+    u, s, v = torch.linalg.svd(change.float().flatten(1), full_matrices=False)
+    kept = min(rank, len(s))
+    root = (s[:kept] / scale).sqrt()
+    a, b = change.new_zeros(rank, v.shape[1]), change.new_zeros(len(u), rank)
+    a[:kept] = root[:, None] * v[:kept]
+    b[:, :kept] = u[:, :kept] * root
+    tail = change.shape[2:]
+    return a.reshape(rank, -1, *tail), b.reshape(len(u), rank, *(1 for _ in tail))
+
+
+def adapted(model: nn.Module, layers: Iterable[str], scale: float, *, whole: bool) -> dict[str, Layer]:
+    """The adapted ``layers`` of a network; with ``whole`` their weights are trained, and the adapters are not."""
+    found = {}
+    for layer in layers:
+        a, b = _factors(model, layer)
+        weight: nn.Parameter = model.get_submodule(layer).base_layer.weight  # type: ignore[union-attr, assignment]
+        before = weight.detach().clone() if whole else weight.detach()
+        weight.requires_grad_(whole)
+        for factor in (a, b):
+            factor.requires_grad_(not whole)
+        found[layer] = Layer(weight, before, a, b, scale)
+    return found
+
+
 def inject(model: nn.Module, blocks: Iterable[Block], rank: int, scale: float) -> dict[str, list[nn.Parameter]]:
     """Put LoRA on the blocks' layers, freeze everything else, and return the new parameters by block.
 

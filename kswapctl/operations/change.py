@@ -113,6 +113,7 @@ def _commit(
         "changed blocks": list(outcome.changed),
         "steps": outcome.steps,
         "met": outcome.met,
+        "lost": outcome.lost,
         "history": list(outcome.history),
         "data": {
             part: {

@@ -21,7 +21,7 @@ from kswapctl.spec import Change, Knowledge, Role, Targets
 from kswapctl.tasks import TASKS
 from kswapctl.training.loop import Outcome, Plan, train
 from kswapctl.training.pool import Pool, make_pool
-from kswapctl.training.subject import Subject, features_of
+from kswapctl.training.subject import Shape, Subject, features_of
 
 CACHE_BYTES = 2 * 2**30
 """Most memory for activations below the first adapted block."""
@@ -46,6 +46,8 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             rows=torch.tensor([rows.index(name) for name in change.classes], device=device),
             classifier=subject.head,
             groups=subject.groups,
+            layers=subject.layers,
+            forward=subject.forward,
         )
         progress.stage("training", method.steps_of(len(pools["retain"])) * method.cycles)
         done = 0
@@ -101,7 +103,7 @@ def _subject(
     if new:
         _grow(network, composed, method, images, rows, new)
     blocks = choose_blocks(every, change.blocks or method.blocks)
-    return Subject.prepare(network, every, blocks, method.rank, method.scale)
+    return Subject.prepare(network, every, blocks, Shape(method.rank, method.scale, method.form == "whole"))
 
 
 def _grow(
@@ -167,6 +169,8 @@ def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) ->
 
 
 def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> None:
+    if outcome.lost:
+        progress.note(f"stored at the method's rank: {outcome.lost:.1%} of the change's norm was left out")
     if outcome.met:
         return
     reached = ", ".join(f"{k} {v:.1%}" for k, v in outcome.validation.items() if k != "loss")

@@ -12,7 +12,7 @@ from kswapctl.errors import DivergedError
 from kswapctl.methods import Context, Method, Seen
 from kswapctl.models.lora import Adapter
 from kswapctl.spec import Role, Targets
-from kswapctl.training.optimiser import build_optimiser, cosine, shrink
+from kswapctl.training.optimiser import build_optimiser, cosine, perturbed, shrink
 from kswapctl.training.pool import Pool, autocast
 from kswapctl.training.subject import Subject
 
@@ -37,6 +37,8 @@ class Outcome:
     """Figures of each look at the validation part."""
     changed: tuple[str, ...]
     """Blocks whose change is not zero."""
+    lost: float
+    """Share of the change's norm that the adapter's rank could not store; 0 where adapters were trained."""
 
 
 def train(
@@ -59,27 +61,34 @@ def train(
     draws = {role: _draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
     length = method.steps_of(len(pools["retain"]))
-    step = 0
+    step, lost, losses = 0, 0.0, dict[str, Tensor]()
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
     for step in range(1, method.cycles * length + 1):
+        context.step = step
         within = (step - 1) % length + 1
         factor = cosine(within - 1, length)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         for roles in method.passes(step):
-            losses = _step(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
             optimiser.zero_grad(set_to_none=True)
-            losses.backward()
+            with perturbed(trained, method.noise):
+                losses = _step(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+                method.backward(context, losses)
             optimiser.step()
             if method.proximal and method.sparsity:
                 shrink(context.groups, method.sparsity * rates[0] * factor)
+        if within == length:
+            method.finish(context, pools)
+            lost = subject.settle()
         if within % method.check_every == 0 or within == length:
-            figures = {"loss": losses.item()} | validate(subject, validation, plan.dtype)
+            figures = {"loss": float(sum(losses.values()))} | validate(subject, validation, plan.dtype)
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
             plan.report(step, figures)
             if within == length and meets(figures, targets, method.kind):
                 break
-    return _outcome(subject, context, history, step, targets, method)
+    figures = {k: v for k, v in history[-1].items() if k != "step"}
+    return _outcome(subject, history, Last(figures, step, meets(figures, targets, method.kind), lost))
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,8 @@ def _step(
     pools: Pools,
     draws: Mapping[Role, Iterator[Tensor]],
     plan: Plan,
-) -> Tensor:
-    """The summed loss of one joined batch."""
+) -> dict[str, Tensor]:
+    """The method's losses on one joined batch."""
     picks: dict[Role, tuple[Tensor, Tensor]] = {}
     for role, pool in pools.items():
         size = min(method.batch_of(role), len(pool))
@@ -151,7 +160,7 @@ def _step(
             before_features=pool.features[views, images],
             before=pool.outputs[views, images],
         )
-    return torch.stack(list(method.loss(context, seen).values())).sum()
+    return method.loss(context, seen)
 
 
 def _draw(order: Tensor, generator: Generator) -> Iterator[Tensor]:
@@ -168,14 +177,17 @@ def _check_finite(loss: float, step: int) -> None:
         )
 
 
-def _outcome(
-    subject: Subject,
-    context: Context,
-    history: Sequence[dict[str, float]],
-    step: int,
-    targets: Targets,
-    method: Method,
-) -> Outcome:
+@dataclass(frozen=True)
+class Last:
+    """Where training ended."""
+
+    figures: dict[str, float]
+    step: int
+    met: bool
+    lost: float
+
+
+def _outcome(subject: Subject, history: Sequence[dict[str, float]], last: Last) -> Outcome:
     adapter = subject.adapter()
     for name, tensor in adapter.tensors().items():
         if not torch.isfinite(tensor).all():
@@ -185,5 +197,4 @@ def _outcome(
             "training changed nothing; nothing was registered", "lower --set sparsity, or take more steps"
         )
     changed = tuple(b.name for b in subject.blocks if any(layer in adapter.factors for layer in b.layers))
-    figures = {k: v for k, v in history[-1].items() if k != "step"}
-    return Outcome(adapter, figures, step, meets(figures, targets, method.kind), tuple(history), changed)
+    return Outcome(adapter, last.figures, last.step, last.met, tuple(history), changed, last.lost)

@@ -1,8 +1,10 @@
-"""AdamW along a cosine, and the proximal step that makes unused blocks exactly zero."""
+"""AdamW along a cosine, the proximal step that makes unused blocks exactly zero, and noise on the weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -39,3 +41,23 @@ def shrink(groups: dict[str, list[nn.Parameter]], amount: float) -> None:
         tensors: list[torch.Tensor] = list(parameters)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
         torch._foreach_mul_(tensors, (1 - amount / norm.clamp_min(1e-12)).clamp_min(0.0))
+
+
+@contextmanager
+def perturbed(parameters: Sequence[nn.Parameter], deviation: float) -> Iterator[None]:
+    """Gaussian noise of ``deviation`` on ``parameters`` within; the gradient is that of a neighbour.
+
+    Xie et al., Artificial Neural Variability for Deep Learning, Neural Computation 2021 (NVRM). Nothing is done at 0.
+    """
+    if not deviation:
+        yield
+        return
+    kept = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn_like(parameter), alpha=deviation)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(parameters), kept)

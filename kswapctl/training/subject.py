@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from kswapctl.models.blocks import Block
 from kswapctl.models.cut import cut
 from kswapctl.models.heads import GrowingHead, classifier_path
-from kswapctl.models.lora import Adapter, extract, inject
+from kswapctl.models.lora import Adapter, Layer, adapted, extract, inject
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The form of the adapters."""
+
+    rank: int
+    """Columns of B and rows of A."""
+    scale: float
+    """The weight change is scale * B @ A."""
+    whole: bool = False
+    """Train the whole weights of the adapted layers, and store the nearest adapter of ``rank``."""
 
 
 @dataclass
@@ -25,18 +37,20 @@ class Subject:
     above: nn.Module
     """From there to the outputs; trained."""
     groups: dict[str, list[nn.Parameter]]
-    """Adapter parameters by block."""
+    """Trained parameters by block: of the adapters, or the whole weights of their layers."""
+    layers: dict[str, Layer]
+    """The adapted layers by path."""
     blocks: tuple[Block, ...]
     """The adapted blocks."""
-    rank: int
-    scale: float
+    shape: Shape
 
     @classmethod
-    def prepare(
-        cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], rank: int, scale: float
-    ) -> Subject:
-        """Put adapters of ``rank`` on ``blocks`` and cut ``model`` below the first of them, where it can be cut."""
-        groups = inject(model, blocks, rank, scale)
+    def prepare(cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], shape: Shape) -> Subject:
+        """Put adapters of ``shape`` on ``blocks`` and cut ``model`` below the first of them, where it can be cut."""
+        groups = inject(model, blocks, shape.rank, shape.scale)
+        layers = adapted(model, [layer for b in blocks for layer in b.layers], shape.scale, whole=shape.whole)
+        if shape.whole:
+            groups = {b.name: [layers[layer].weight for layer in b.layers] for b in blocks}
         head = model.get_submodule(classifier_path(model))
         if isinstance(head, GrowingHead):
             head.rows.requires_grad_(True)
@@ -46,7 +60,7 @@ class Subject:
                 setattr(module, "fused_attn", next(model.parameters()).is_cuda)  # noqa: B010 - plain is faster on a CPU
         parts = cut(model, {b.name for b in every} | {classifier_path(model)}, blocks[0].name)
         below, above = parts or (nn.Identity(), model)
-        return cls(model.eval(), below.eval(), above.eval(), groups, tuple(blocks), rank, scale)
+        return cls(model.eval(), below.eval(), above.eval(), groups, layers, tuple(blocks), shape)
 
     @property
     def head(self) -> nn.Module:
@@ -82,8 +96,14 @@ class Subject:
         if isinstance(self.head, GrowingHead):
             weight, bias = self.head.weights()
             head = {f"{path}.weight": weight, f"{path}.bias": bias}
-        layers = [layer for block in self.blocks for layer in block.layers]
-        return extract(self.model, layers, self.rank, self.scale, head)
+        return extract(self.model, self.layers, self.shape.rank, self.shape.scale, head)
+
+    def settle(self) -> float:
+        """Bring whole weights to what the adapters can store; returns the share of the change's norm that is lost."""
+        if not self.shape.whole:
+            return 0.0
+        lost, size = (sum(norms) for norms in zip(*(layer.settle() for layer in self.layers.values()), strict=True))
+        return (lost / size) ** 0.5 if size else 0.0
 
 
 def features_of(model: nn.Module, inputs: Tensor, batch: int = 128) -> Tensor:
