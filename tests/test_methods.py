@@ -1,16 +1,26 @@
 """Every method, by being listed; and what adding one takes."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import torch
+from kswap_registry import Registry
 from torch import Tensor
 
 from kswapctl.errors import UsageError
 from kswapctl.methods import METHODS, Context, Method, Seen, find_method
 from kswapctl.methods.describe import describe
-from kswapctl.spec import Role
+from kswapctl.models.lora import compose
+from kswapctl.models.weights import fingerprint, read
+from kswapctl.operations.material import choose
+from kswapctl.operations.surgery import operate
+from kswapctl.operations.versions import load_version
+from kswapctl.progress import Silent
+from kswapctl.spec import Change, Rehearsal, Role
 
 EVERY = [(name, method) for name, kinds in METHODS.items() for method in kinds]
 EACH = pytest.mark.parametrize(("name", "method"), EVERY, ids=[f"{n}-{m.kind}" for n, m in EVERY])
@@ -45,15 +55,64 @@ def test_a_method_is_its_own_file_and_one_line(run, home, monkeypatch):
     assert run("rollback", "digits").code == 0
 
 
+@pytest.fixture(scope="module")
+def few_digits(digits, tmp_path_factory):
+    """A manifest of eight images of each digit."""
+    files = [f for folder in sorted((digits / "train").iterdir()) for f in sorted(folder.iterdir())[:8]]
+    manifest = tmp_path_factory.mktemp("few") / "few.csv"
+    manifest.write_text("path,label,split\n" + "".join(f"{f},{f.parent.name},train\n" for f in files))
+    return str(manifest)
+
+
+@pytest.fixture(scope="module")
+def composed(base_home):
+    with Registry.open(base_home, read_only=True) as registry:
+        return load_version(registry, registry.resolve("digits@base"))
+
+
 @EACH
-def test_a_method_changes_something_and_is_taken_back(run, home, name, method):
-    run("rollback", "digits", "--to", "base")
-    ran = run(
-        method.kind, "digits", "--classes", CLASSES[method.kind], *data(run, method), "--method", name, *QUICK, "--json"
+def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_digits, name, method):
+    change = Change(
+        method.kind,
+        (CLASSES[method.kind],),
+        few_digits,
+        method=name,
+        settings=quick(method),
+        rehearsal=Rehearsal(share=0.3, validation=0.2),
+    )
+    outcomes = [operate(composed, choose(composed.knowledge, change), Silent())[0] for _ in range(2)]
+    first, second = (outcome.adapter for outcome in outcomes)
+    assert first.fingerprint == second.fingerprint
+    assert first.factors or name == "imprint-only"
+    assert all(math.isfinite(value) for value in outcomes[0].validation.values())
+    after = compose(composed.weights, [first])
+    assert fingerprint(after) != fingerprint(composed.weights)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+@pytest.mark.slow
+@EACH
+def test_a_method_runs_merges_and_is_taken_back_from_the_command_line(run_fresh, fresh, tmp_path, name, method):
+    settings = [t for n, v in quick(method).items() for t in ("--set", f"{n}={v}")]
+    ran = run_fresh(
+        method.kind, "digits", "--classes", CLASSES[method.kind], *data(run_fresh, method), "--method", name, *settings
     )
     assert ran.code == 0, ran.err
-    assert ran.json[0]["changed_blocks"]
-    assert run("rollback", "digits", "--to", "base").code == 0
+    with Registry.open(fresh, read_only=True) as registry:
+        composed = load_version(registry, registry.resolve("digits@1"))
+    assert run_fresh("merge", "digits@1", "-o", tmp_path / "merged.safetensors").code == 0
+    merged, _ = read(tmp_path / "merged.safetensors")
+    assert fingerprint(merged) == fingerprint(composed.weights)
+    assert run_fresh("rollback", "digits", "--to", "base").code == 0
+
+
+def quick(method):
+    """As few steps as show what is to be shown, of a method that takes any."""
+    names = {f.name for f in dataclasses.fields(method)}
+    few = {"steps": 4, "cycles": 1, "retain_views": 2, "change_views": 2, "check_every": 4}
+    few |= {n: v for n, v in {"autoencoder_steps": 4, "importance_images": 4, "alpha": 1.0}.items() if n in names}
+    default = method()
+    return {n: str(v) for n, v in few.items() if getattr(default, n) > v}
 
 
 def data(run, method):

@@ -44,6 +44,8 @@ class Context:
     """Loss of a model that knows nothing, in nats: ln K."""
     rows: Tensor
     """(C,) rows of the classifier whose classes are learned or forgotten."""
+    retained: Tensor
+    """(R,) rows of the classifier whose classes must stay."""
     classifier: nn.Module
     """(B, D) features to (B, K) logits; frozen, but for new rows."""
     groups: dict[str, list[nn.Parameter]]
@@ -68,6 +70,9 @@ class Method:
     """The paper it comes from."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     """Named sets of values that differ from the fields' defaults."""
+
+    all_layers: ClassVar[bool] = False
+    """Whether it changes every linear layer inside the chosen blocks, not only the feed-forward ones."""
 
     rank: int = 8
     """Rank of the adapters."""

@@ -7,15 +7,26 @@ import dataclasses
 import inspect
 from typing import Any
 
-from kswapctl.errors import NotFoundError, nearest
-from kswapctl.methods import METHODS, Method
+from kswapctl.errors import UsageError
+from kswapctl.methods import Method, classes_of, known_names
 
 
 def describe(name: str = "") -> list[dict[str, Any]]:
-    """Each method (or the one called ``name``) with kind, summary, source, presets and hyper-parameters."""
-    if name and name not in METHODS:
-        raise NotFoundError(f"no method {name!r}", nearest(name, METHODS))
-    return [_one(n, method) for n, kinds in METHODS.items() for method in kinds if not name or n == name]
+    """Each method (or the one called ``name``) with kind, summary, source, presets and hyper-parameters.
+
+    In the list, another package's method that cannot be loaded has the reason for its summary, and no kind.
+    """
+    if name:
+        return [_one(name, method) for method in classes_of(name)]
+    found: list[dict[str, Any]] = []
+    for each in known_names():
+        try:
+            found += [_one(each, method) for method in classes_of(each)]
+        except UsageError as error:
+            found.append(
+                {"name": each, "kind": "", "summary": error.message, "source": "", "presets": [], "parameters": []}
+            )
+    return found
 
 
 def _one(name: str, method: type[Method]) -> dict[str, Any]:

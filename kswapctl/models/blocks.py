@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -60,6 +61,15 @@ def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:
     if not match or not 1 <= int(match[1]) <= len(blocks):
         raise UsageError(f"--blocks {choice!r} names no blocks", f"use all, or last:1 .. last:{len(blocks)}")
     return blocks[-int(match[1]) :]
+
+
+def with_all_layers(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The same blocks with every linear layer and ungrouped convolution inside them, attention included."""
+    modules = dict(model.named_modules())
+    return tuple(
+        Block(b.name, tuple(n for n, m in modules.items() if n.startswith(f"{b.name}.") and _is_dense(m)))
+        for b in blocks
+    )
 
 
 def _is_dense(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from kswapctl.data.images import Images, normalise
 from kswapctl.data.sets import Chosen, check_disjoint, count, gather
 from kswapctl.data.views import make_views
 from kswapctl.methods import Context, Method, find_method
-from kswapctl.models.blocks import choose_blocks, find_blocks
+from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.heads import Labelled, classifier_path, grow, imprint
 from kswapctl.operations.material import Material
 from kswapctl.operations.versions import Composed
@@ -44,6 +44,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             known=subject.known_rows(),
             chance=TASKS[composed.spec.task].chance(len(rows)),
             rows=torch.tensor([rows.index(name) for name in change.classes], device=device),
+            retained=torch.tensor([rows.index(name) for name in material.known], device=device),
             classifier=subject.head,
             groups=subject.groups,
             layers=subject.layers,
@@ -103,6 +104,8 @@ def _subject(
     if new:
         _grow(network, composed, method, images, rows, new)
     blocks = choose_blocks(every, change.blocks or method.blocks)
+    if method.all_layers:
+        blocks = with_all_layers(network, blocks)
     return Subject.prepare(network, every, blocks, Shape(method.rank, method.scale, method.form == "whole"))
 
 

@@ -1,0 +1,28 @@
+"""Imprinting alone: a new class is a row made of its mean feature; the network stays as it is.
+
+Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018. Every way of learning here starts from these rows
+(``kswapctl.models.heads.imprint``, which centres them and gives them a bias); this one also ends there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kswapctl.methods.base import Method
+from kswapctl.spec import Role
+
+
+@dataclass(frozen=True)
+class Learn(Method):
+    """Add a row for each new class, made of its mean feature; nothing is trained."""
+
+    kind = "learn"
+    source = "Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018"
+
+    steps: int = 1
+    """No step is taken."""
+    cycles: int = 1
+    """One: nothing is trained."""
+
+    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+        """None."""
+        return []
