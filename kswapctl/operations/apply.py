@@ -1,0 +1,99 @@
+"""Apply a plan: do what is not done yet, in order; a second time there is nothing left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kswap_registry import Registry, Version
+
+from kswapctl.data.sets import count
+from kswapctl.errors import KswapError, UsageError
+from kswapctl.operations.change import apply
+from kswapctl.operations.material import choose
+from kswapctl.operations.versions import knowledge_of
+from kswapctl.progress import Progress
+from kswapctl.spec import Change
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation of a plan: done already, or still to do."""
+
+    change: Change
+    version: str
+    """The version that did it; empty where it is still to do."""
+    images: tuple[int, int] | None
+    """Training images of what changes and of what is rehearsed; None where it is done already."""
+
+
+def outline(registry: Registry, model: str, start: str, changes: Sequence[Change]) -> list[Line]:
+    """Which of ``changes`` the head's stack holds already, and with what the others would be done; nothing is done.
+
+    A stack that begins otherwise than the plan is a :class:`UsageError`: a plan never undoes what others did.
+    """
+    head = registry.resolve(model)
+    first = registry.resolve(f"{head.model}@{start}")
+    above = _since(registry, head, first)
+    for index, (version, change) in enumerate(zip(above, changes, strict=False)):
+        if different := _difference(version, change):
+            raise UsageError(
+                f"{version.ref} is not operation {index} of the plan: {different}",
+                f"kswapctl rollback {head.model} --to {version.parent or 'base'}, or name a branch in the plan",
+            )
+    if len(above) > len(changes):
+        raise UsageError(
+            f"{head.ref} has {len(above)} operations since {first.ref}, the plan only {len(changes)}",
+            f"kswapctl rollback {head.model} --to {above[len(changes) - 1].number}, or add them to the plan",
+        )
+    lines = [Line(change, version.ref, None) for version, change in zip(above, changes, strict=False)]
+    knowledge = knowledge_of(registry.model(head.model), head)
+    for index in range(len(above), len(changes)):
+        try:
+            material = choose(knowledge, changes[index])
+        except KswapError as error:
+            raise type(error)(f"operations[{index}]: {error.message}", error.hint) from error
+        asked = material.change
+        after = knowledge.after_learning if asked.kind == "learn" else knowledge.after_forgetting
+        knowledge = after(asked.classes, index + 1, asked.source)
+        lines.append(Line(asked, "", (count(material.changed.train), count(material.retained.train))))
+    return lines
+
+
+def apply_plan(
+    registry: Registry, model: str, lines: Sequence[Line], changes: Sequence[Change], command: str, progress: Progress
+) -> list[Line]:
+    """Do the operations that are still to do; each is registered before the next begins."""
+    done = []
+    for line, change in zip(lines, changes, strict=True):
+        version = line.version or apply(registry, model, change, command, progress).version.ref
+        done.append(Line(line.change, version, line.images))
+    return done
+
+
+def _since(registry: Registry, head: Version, first: Version) -> list[Version]:
+    """The versions of the head's stack above ``first``, which must be one of them."""
+    stack = registry.stack(head)
+    if not first.number:
+        return stack
+    numbers = [v.number for v in stack]
+    if first.number not in numbers:
+        raise UsageError(f"{first.ref}, where the plan starts, is not below {head.ref}", "correct start in the plan")
+    return stack[numbers.index(first.number) + 1 :]
+
+
+def _difference(version: Version, change: Change) -> str:
+    """What the plan asks for that the version was not made with; empty where it is the same."""
+    asked = change.to_json()
+    for name, wanted in asked.items():
+        found = version.spec.get(name)
+        left_open = name in {"classes", "source"} and not wanted
+        if left_open or name in {"device", "again", "skip_bad"}:
+            continue
+        if _plain(found) != _plain(wanted):
+            return f"its {name} is {_plain(found)!r}, the plan's {_plain(wanted)!r}"
+    return ""
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,119 @@
+"""Files in which people declare what is to be done: YAML, checked; an error names the key, the value and what would do.
+
+Only the commands that read such files import this module, so that pydantic and PyYAML cost the others nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from kswapctl.errors import NotFoundError, UsageError, nearest
+
+Shape = TypeVar("Shape", bound="Document")
+
+
+class Document(BaseModel):
+    """Values of a file: no key that is not known, no text where a number belongs, frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def read_document(file: Path, shape: type[Shape]) -> Shape:
+    """The values of a YAML ``file`` as ``shape``; what is wrong is a :class:`UsageError` with the key's path."""
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}")
+    return parse_document(file.read_text(encoding="utf-8"), shape, file.name)
+
+
+def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
+    """The values of YAML ``text`` as ``shape``; ``name`` is the file's, for messages."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{name}{where} is not YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{name} holds no keys", f"known: {', '.join(shape.model_fields)}")
+    try:
+        return shape.model_validate_json(_json(values, name))
+    except ValidationError as error:
+        raise _told(error, shape, name) from error
+
+
+def _json(values: dict[str, Any], name: str) -> str:
+    """JSON of what YAML gave: there, lists may become tuples though types are strict."""
+    import json
+
+    try:
+        return json.dumps(values)
+    except TypeError as error:
+        raise UsageError(f"{name} holds a value that is no text, number or list ({error})", "quote it") from error
+
+
+def _told(error: ValidationError, shape: type[Document], name: str) -> UsageError:
+    first = error.errors()[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    path, holder = _walk(first["loc"], shape)
+    return UsageError(f"{name}: {path}: {_said(first)}{more}", _hint(first, holder))
+
+
+def _said(detail: ErrorDetails) -> str:
+    value = detail["input"]
+    if detail["type"] == "missing":
+        return "is missing"
+    if detail["type"] == "extra_forbidden":
+        return f"is no key here (its value is {value!r})"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}, not {value!r}"
+
+
+def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
+    known = list(holder.model_fields) if holder else []
+    expected = str(detail.get("ctx", {}).get("expected") or detail.get("ctx", {}).get("expected_tags") or "")
+    if detail["type"] == "extra_forbidden":
+        return nearest(str(detail["loc"][-1]), known)
+    if expected:
+        options = [w.strip(" '") for w in expected.replace(" or ", ",").split(",")]
+        given = detail["input"].get("op", "") if isinstance(detail["input"], dict) else detail["input"]
+        return nearest(str(given), options)
+    if isinstance(detail["input"], bool):
+        return "YAML reads yes, no, on and off as true and false: put the name in quotes"
+    return ""
+
+
+def _walk(place: tuple[int | str, ...], shape: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
+    """The path as a reader would write it, and the shape that holds its last key."""
+    path, options = "", [shape]
+    holder: type[BaseModel] | None = shape
+    for part in place:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            continue
+        chosen = [s for s in options if _tag(s) == part]
+        if chosen:  # pydantic's name for one of several shapes, no key of the file
+            options, holder = chosen, chosen[0]
+            continue
+        path += f".{part}" if path else part
+        holder = next((s for s in options if part in s.model_fields), options[0] if options else holder)
+        options = [s for o in options if part in o.model_fields for s in _shapes(o.model_fields[part].annotation)]
+    return path, holder
+
+
+def _tag(shape: type[BaseModel]) -> str:
+    field = shape.model_fields.get("op")
+    return str(get_args(field.annotation)[0]) if field and get_args(field.annotation) else ""
+
+
+def _shapes(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation: of a list's items, a mapping's values, a union's sides."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Union or get_args(annotation):
+        return [s for a in get_args(annotation) for s in _shapes(a)]
+    return []

@@ -1,0 +1,118 @@
+"""Plans: applied once, continued where they stopped, and told to the key where they are wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from kswapctl.errors import UsageError
+from kswapctl.operations.plan import read_plan
+
+PLAN = """
+version: 1
+model: digits
+defaults:
+  data: {data}
+  preset: few
+  set: {{steps: 2}}
+operations:
+  - op: learn
+    classes: [eight]
+  - op: forget
+    classes: [two]
+    seed: 3
+    set: {{beta: 1.5}}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, digits: Path) -> Path:
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLAN.format(data=digits))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """The preset of the tests, also where no option names it."""
+    from kswapctl.methods import METHODS
+
+    for method in METHODS["gs-lora"]:
+        monkeypatch.setitem(method.presets, "few", {"retain_views": 1, "change_views": 1, "sparsity": 0.0, "cycles": 1})
+
+
+def test_a_plan_is_applied_once_and_then_there_is_nothing_left(run_fresh, plan: Path) -> None:
+    foretold = run_fresh("apply", plan, "--dry-run", "--json").json
+    assert [(line["kind"], line["state"]) for line in foretold] == [("learn", "to do"), ("forget", "to do")]
+    assert all(line["images"][0] > 0 for line in foretold)
+    assert run_fresh("show", "digits", "--json").json["head"] == 0
+    done = run_fresh("apply", plan, "--json", "--quiet").json
+    assert [line["version"] for line in done] == ["digits@1", "digits@2"]
+    version = run_fresh("show", "digits@2", "--json").json
+    assert version["spec"]["settings"] == {"steps": "2", "beta": "1.5"}
+    assert version["spec"]["seed"] == 3
+    again = run_fresh("apply", plan, "--json", "--quiet").json
+    assert [line["state"] for line in again] == ["done before"] * 2
+    assert run_fresh("show", "digits", "--json").json["head"] == 2
+
+
+def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path) -> None:
+    run_fresh("apply", plan, "--quiet")
+    run_fresh("rollback", "digits")
+    assert [line["state"] for line in run_fresh("apply", plan, "--dry-run", "--json").json] == ["done before", "to do"]
+    plan.write_text(plan.read_text().replace("classes: [eight]", "classes: [nine]"))
+    ran = run_fresh("apply", plan)
+    assert ran.code == 2
+    assert "digits@1 is not operation 0 of the plan: its classes is ['eight'], the plan's ['nine']" in ran.err
+    assert "rollback digits --to base" in ran.err
+
+
+def test_more_operations_than_the_plan_has_are_told(run_fresh, plan: Path) -> None:
+    run_fresh("apply", plan, "--quiet")
+    plan.write_text(plan.read_text().partition("  - op: forget")[0])
+    ran = run_fresh("apply", plan)
+    assert ran.code == 2
+    assert "digits@2 has 2 operations since digits@base, the plan only 1" in ran.err
+
+
+def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("[two]", "[twoo]"))
+    ran = run_fresh("apply", plan)
+    assert ran.code == 3
+    assert "operations[1]: the model has no class 'twoo'" in ran.err
+    assert "'two'" in ran.err
+    assert run_fresh("show", "digits", "--json").json["head"] == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said", "hint"),
+    [
+        ("    seed: 3", "    sead: 3", "operations[1].sead: is no key here (its value is 3)", "'seed'"),
+        ("    seed: 3", "    seed: -3", "operations[1].seed: input should be greater than or equal to 0, not -3", ""),
+        ("    seed: 3", "    seed: many", "operations[1].seed: input should be a valid integer, not 'many'", ""),
+        ("  - op: forget", "  - op: forgot", "operations[1]: ", "'forget'"),
+        ("model: digits\n", "", "model: is missing", ""),
+        ("version: 1", "version: 2", "version: input should be 1, not 2", ""),
+        ("[two]", "[no]", "operations[1].classes[0]: input should be a valid string, not False", "quotes"),
+        ("[two]", "[]", "operations[1].classes: ", ""),
+        ("    seed: 3", "    method: gs-lorra", "operations[1]: no method 'gs-lorra'", "'gs-lora'"),
+        ("    seed: 3", "    preset: fast", "operations[1]: no preset 'fast'", ""),
+        ("beta: 1.5", "betta: 1.5", "operations[1]: no hyper-parameter 'betta' in this method", "'beta'"),
+        ("defaults:", "default:", "default: is no key here", "'defaults'"),
+        ("  preset: few", "  presett: few", "defaults.presett: is no key here", "'preset'"),
+        ("version: 1", "version: [", "line ", ""),
+    ],
+)
+def test_a_wrong_plan_names_the_key_the_value_and_the_nearest_valid_one(
+    plan: Path, right: str, wrong: str, said: str, hint: str
+) -> None:
+    plan.write_text(plan.read_text().replace(right, wrong, 1))
+    with pytest.raises(Exception, match=r"plan\.yaml") as raised:
+        read_plan(plan)
+    assert said in raised.value.message
+    assert hint in raised.value.hint
+
+
+def test_an_empty_plan_is_told(plan: Path) -> None:
+    plan.write_text("")
+    with pytest.raises(UsageError, match=r"plan\.yaml holds no keys"):
+        read_plan(plan)
