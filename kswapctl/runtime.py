@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -48,8 +49,12 @@ def seed_everything(seed: int) -> torch.Generator:
 def deterministic() -> Iterator[None]:
     """Inside, operations that could differ between runs raise instead (torch's deterministic mode)."""
     before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filling

@@ -189,7 +189,7 @@ class Change:
     rehearsal: Rehearsal = Rehearsal()
     """What to show again of what must stay."""
     blocks: str = ""
-    """Which blocks to adapt: ``all``, ``last:N``; empty means the method's own choice."""
+    """Which blocks to adapt: ``all``, ``auto``, ``last:N``; empty means the method's own choice."""
     seed: int = 0
     """Seeds the split, the rehearsal, the initial weights and the order of batches."""
     again: bool = False
@@ -200,6 +200,10 @@ class Change:
     """auto, cpu, cuda or cuda:N."""
     precision: str = "auto"
     """auto, fp32 or bf16: of the training steps; adapters and composition are fp32."""
+    cache_gb: float = 2.0
+    """Room for activations of frozen blocks, in GiB."""
+    cache_dir: str = ""
+    """Where activations are kept in files for the next operation; empty keeps them in memory."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for the registry."""

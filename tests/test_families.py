@@ -13,9 +13,10 @@ from kswapctl.models.blocks import Block, choose_blocks, find_blocks
 from kswapctl.models.checkpoint import create
 from kswapctl.models.cut import cut
 from kswapctl.models.heads import classifier_path
-from kswapctl.models.lora import Adapter, compose, extract, fold, inject
+from kswapctl.models.lora import Adapter, Layer, Shape, compose, extract, fold, fresh_layers
+from kswapctl.training.subject import Subject as Operated
 
-RANK, SCALE = 4, 0.5
+SHAPE = Shape(4, 0.5)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,24 @@ class Subject:
             outputs: Tensor = model(self.images)
         return outputs
 
+    def layers(self) -> dict[str, Layer]:
+        """Adapters that change the network."""
+        layers = fresh_layers(self.model, self.blocks, SHAPE)
+        for layer in layers.values():
+            nn.init.normal_(layer.a, std=0.1)
+            nn.init.normal_(layer.b, std=0.1)
+        return layers
+
     def adapted(self) -> tuple[nn.Module, Adapter]:
-        """The network with adapters that change it, and those adapters."""
-        model = copy.deepcopy(self.model)
-        groups = inject(model, self.blocks, RANK, SCALE)
-        for parameter in (p for group in groups.values() for p in group):
-            nn.init.normal_(parameter, std=0.1)
-        return model, extract(model, layers_of(self.blocks), RANK, SCALE, {})
+        """The network with changed weights, and the adapters that changed it."""
+        model, layers = copy.deepcopy(self.model), self.layers()
+        for path, layer in layers.items():
+            model.get_submodule(path).weight = nn.Parameter(layer.now().detach())
+        return model, extract(layers, SHAPE, {})
+
+    def operated(self, blocks: tuple[Block, ...]) -> Operated:
+        """A copy of the network made ready for training on ``blocks``."""
+        return Operated.prepare(copy.deepcopy(self.model), self.blocks, blocks, SHAPE)
 
 
 def layers_of(blocks: tuple[Block, ...]) -> list[str]:
@@ -119,20 +131,30 @@ def test_no_layer_is_in_two_blocks_and_blocks_stand_in_the_order_of_the_network(
     assert layers == sorted(layers, key=order.index)
 
 
-def test_a_fresh_adapter_changes_nothing(subject: Subject) -> None:
-    model = copy.deepcopy(subject.model)
-    inject(model, subject.blocks, RANK, SCALE)
-    assert torch.equal(subject.run(model), subject.run(subject.model))
+def test_a_network_made_ready_computes_what_it_did(subject: Subject) -> None:
+    for place in (0, 1, -1):
+        operated = subject.operated(subject.blocks[place:])
+        with torch.no_grad():
+            outputs = operated.forward(operated.below(subject.images))[1]
+        torch.testing.assert_close(outputs, subject.run(subject.model))
 
 
 def test_only_the_adapters_of_the_chosen_blocks_are_trainable(subject: Subject) -> None:
-    model = copy.deepcopy(subject.model)
     last = subject.blocks[-1:]
-    groups = inject(model, last, RANK, SCALE)
-    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert list(groups) == [last[0].name]
-    assert len(trainable) == 2 * len(last[0].layers) == len(groups[last[0].name])
-    assert all(".lora_" in name for name in trainable)
+    operated = subject.operated(last)
+    assert list(operated.groups) == [last[0].name]
+    assert len(operated.groups[last[0].name]) == 2 * len(last[0].layers)
+    assert not any(p.requires_grad for p in operated.model.parameters())
+
+
+def test_lifting_the_cut_drops_the_first_blocks_and_changes_nothing(subject: Subject) -> None:
+    operated = subject.operated(subject.blocks)
+    with torch.no_grad():
+        activations = operated.below(subject.images)
+        before = operated.forward(activations)[1]
+        between = operated.lift(1)
+        assert torch.equal(operated.forward(between(activations))[1], before)
+    assert list(operated.groups) == [b.name for b in subject.blocks[1:]]
 
 
 def test_folding_computes_what_the_adapted_network_computes(subject: Subject) -> None:
@@ -157,17 +179,13 @@ def test_the_two_halves_of_a_cut_compute_what_the_whole_does(subject: Subject) -
 
 
 def test_nothing_adapted_lies_below_the_cut(subject: Subject) -> None:
-    model = copy.deepcopy(subject.model)
-    chosen = subject.blocks[-1:]
-    groups = inject(model, chosen, RANK, SCALE)
-    parts = cut(model, {b.name for b in subject.blocks} | {subject.classifier}, chosen[0].name)
-    assert parts is not None
-    assert not parts[0](subject.images).requires_grad
-    parts[1](parts[0](subject.images)).sum().backward()
-    b = [p for n, p in model.named_parameters() if "lora_B" in n and p.requires_grad]
-    assert b
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in b)
-    assert len(groups) == 1
+    operated = subject.operated(subject.blocks[-1:])
+    activations = operated.below(subject.images)
+    assert not activations.requires_grad
+    operated.forward(activations)[1].sum().backward()
+    ups = [layer.b for layer in operated.layers.values()]
+    assert ups
+    assert all(b.grad is not None and b.grad.abs().sum() > 0 for b in ups)
 
 
 def test_composing_two_adapters_is_folding_one_after_the_other(subject: Subject) -> None:

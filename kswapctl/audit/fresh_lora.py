@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,9 @@ from kswapctl.audit.relearn import Curve, batches, read_curve
 from kswapctl.data.images import normalise
 from kswapctl.models.blocks import choose_blocks, find_blocks
 from kswapctl.models.heads import classifier_path
+from kswapctl.models.lora import Shape
 from kswapctl.spec import Preprocessing
-from kswapctl.training.subject import Shape, Subject
+from kswapctl.training.subject import Subject
 
 STEPS = (1, 2, 5, 10, 20, 50)
 RANK, SCALE, RATE = 8, 1.0, 5e-4
@@ -26,7 +27,7 @@ class Labelled:
     """Pixels with their labels."""
 
     pixels: Tensor
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8, or what the frozen part makes of them."""
     labels: Tensor
     """(N,)."""
 
@@ -61,23 +62,29 @@ def relearn_lora(
     classifier.requires_grad_(True)
     parameters = [*classifier.parameters(), *(p for group in subject.groups.values() for p in group)]
     optimiser = torch.optim.AdamW(parameters, lr=RATE)
-    inputs = normalise(lesson.train.pixels, lesson.preprocessing)
-    readings = [_read(network, lesson)]
-    for step, batch in enumerate(batches(len(inputs), STEPS[-1], seed), start=1):
-        loss = F.cross_entropy(network(inputs[batch]), lesson.train.labels[batch])
+    train, *tests = (_below(subject, part, lesson) for part in (lesson.train, lesson.target_test, lesson.retain_test))
+    readings = [_read(subject, tests)]
+    for step, batch in enumerate(batches(len(train.labels), STEPS[-1], seed), start=1):
+        loss = F.cross_entropy(subject.forward(train.pixels[batch])[1], train.labels[batch])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         report(1)
         if step in STEPS:
-            readings.append(_read(network, lesson))
+            readings.append(_read(subject, tests))
     return read_curve(readings, (0, *STEPS), lesson.target_test.labels)
 
 
 @torch.no_grad()
-def _read(network: nn.Module, lesson: Lesson) -> tuple[Tensor, Tensor]:
-    def hits(part: Labelled) -> Tensor:
-        inputs = normalise(part.pixels, lesson.preprocessing)
-        return torch.cat([network(x).argmax(1) for x in inputs.split(128)]) == part.labels
+def _below(subject: Subject, part: Labelled, lesson: Lesson) -> Labelled:
+    """``part`` as it reaches the first adapted block: what lies below never changes."""
+    inputs = normalise(part.pixels, lesson.preprocessing)
+    return Labelled(torch.cat([subject.below(x) for x in inputs.split(128)]), part.labels)
 
-    return hits(lesson.target_test), hits(lesson.retain_test)
+
+@torch.no_grad()
+def _read(subject: Subject, parts: Sequence[Labelled]) -> tuple[Tensor, Tensor]:
+    target, retain = (
+        torch.cat([subject.forward(x)[1].argmax(1) for x in part.pixels.split(128)]) == part.labels for part in parts
+    )
+    return target, retain

@@ -1,18 +1,21 @@
-"""LoRA adapters in PEFT's own form: put into a network, taken out, stored as a folder, folded into weights.
+"""LoRA adapters in PEFT's own form: trained, stored as a folder, folded into weights.
 
+While training, a layer's weight and its change are added before they meet the images, once a step, instead of each
+running beside the other: half the operations, and the network computes what the folded weights will compute.
 The only file that imports peft. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from kswapctl.errors import DataError, UnsafeInputError, WrongBaseError
@@ -23,8 +26,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
 """What PEFT puts before each of the network's own names."""
-ACTIVE = "ks"
-"""The one adapter name used inside a network; never a user's (PEFT drops keys that contain another's name)."""
 
 
 @dataclass(frozen=True)
@@ -66,33 +67,64 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The form of the adapters."""
+
+    rank: int
+    """Columns of B and rows of A."""
+    scale: float
+    """The weight change is scale * B @ A."""
+    whole: bool = False
+    """Train the whole weights of the adapted layers, and store the nearest adapter of ``rank``."""
+
+
+@dataclass(frozen=True)
 class Layer:
     """One adapted layer of a network in training: its change is the adapter's, and that of the weight itself."""
 
     weight: nn.Parameter
-    """(out, in) or (out, in, k, k), with the stack below folded in; trained only in the form ``whole``."""
+    """(out, in) or (out, in, k, k) in fp32, with the stack below folded in; trained only where ``Shape.whole``."""
     before: Tensor
     """The weight before the operation."""
     a: nn.Parameter
     b: nn.Parameter
     scale: float
 
+    @classmethod
+    def fresh(cls, weight: Tensor, shape: Shape) -> Layer:
+        """No change yet: A starts Kaiming-uniform and B at zero, as in PEFT."""
+        before = weight.detach().float()
+        a = torch.empty(shape.rank, *weight.shape[1:])  # drawn on the CPU: one seed, one start, on any device
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        b = torch.zeros(len(weight), shape.rank, *[1] * (weight.dim() - 2))
+        low_a, low_b = (nn.Parameter(f.to(weight.device), requires_grad=not shape.whole) for f in (a, b))
+        kept = before.clone() if shape.whole else before
+        return cls(nn.Parameter(kept, requires_grad=shape.whole), before, low_a, low_b, shape.scale)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """A and B, or the weight."""
+        return [p for p in (self.a, self.b, self.weight) if p.requires_grad]
+
+    def now(self) -> Tensor:
+        """The weight with its change, in fp32; gradients flow to what is trained."""
+        return self.weight if self.weight.requires_grad else self.before + delta(self.a, self.b, self.scale)
+
     def change(self) -> Tensor:
         """How far the layer's weight has moved, in the weight's shape; gradients flow to what is trained."""
-        low = delta(self.a, self.b, self.scale)
-        return low + self.weight - self.before if self.weight.requires_grad else low
+        return self.weight - self.before if self.weight.requires_grad else delta(self.a, self.b, self.scale)
 
     @torch.no_grad()
     def settle(self) -> tuple[float, float]:
-        """Move the whole change into the adapter, as near as its rank allows.
+        """Bring the weight to what an adapter of the rank can store, and store it.
 
         Returns the squared norms of what was lost and of the change.
         """
-        change = self.change()
+        change = self.weight - self.before
         a, b = low_rank(change, len(self.a), self.scale)
         self.a.copy_(a)
         self.b.copy_(b)
-        self.weight.copy_(self.before)
+        self.weight.copy_(self.before + delta(a, b, self.scale))
         lost = change - delta(a, b, self.scale)
         return lost.square().sum().item(), change.square().sum().item()
 
@@ -112,52 +144,19 @@ def low_rank(change: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     return a.reshape(rank, -1, *tail), b.reshape(len(u), rank, *(1 for _ in tail))
 
 
-def adapted(model: nn.Module, layers: Iterable[str], scale: float, *, whole: bool) -> dict[str, Layer]:
-    """The adapted ``layers`` of a network; with ``whole`` their weights are trained, and the adapters are not."""
-    found = {}
-    for layer in layers:
-        a, b = _factors(model, layer)
-        weight: nn.Parameter = model.get_submodule(layer).base_layer.weight  # type: ignore[union-attr, assignment]
-        before = weight.detach().clone() if whole else weight.detach()
-        weight.requires_grad_(whole)
-        for factor in (a, b):
-            factor.requires_grad_(not whole)
-        found[layer] = Layer(weight, before, a, b, scale)
-    return found
+def fresh_layers(model: nn.Module, blocks: Iterable[Block], shape: Shape) -> dict[str, Layer]:
+    """By path, the layers of ``blocks`` with a change of nothing yet; ``model`` is not changed."""
+    return {layer: Layer.fresh(model.get_submodule(layer).weight, shape) for b in blocks for layer in b.layers}  # type: ignore[arg-type]
 
 
-def inject(model: nn.Module, blocks: Iterable[Block], rank: int, scale: float) -> dict[str, list[nn.Parameter]]:
-    """Put LoRA on the blocks' layers, freeze everything else, and return the new parameters by block.
-
-    A starts Kaiming-uniform, B at zero: the network's outputs do not change yet.
-    """
-    layers = [layer for block in blocks for layer in block.layers]
-    config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=layers, lora_dropout=0.0)  # type: ignore[arg-type]
-    model.requires_grad_(False)
-    inject_adapter_in_model(config, model, adapter_name=ACTIVE)
-    groups: dict[str, list[nn.Parameter]] = {}
-    for block in blocks:
-        for layer in block.layers:
-            groups.setdefault(block.name, []).extend(_factors(model, layer))
-    trainable = sum(p.requires_grad for p in model.parameters())
-    assert trainable == sum(map(len, groups.values())), "PEFT adapted other layers than it was told"
-    return groups
-
-
-def extract(model: nn.Module, layers: Iterable[str], rank: int, scale: float, head: Weights) -> Adapter:
-    """Take the trained factors out; layers whose change is exactly zero are left out."""
+def extract(layers: Mapping[str, Layer], shape: Shape, head: Weights) -> Adapter:
+    """The change so far, on the CPU; layers whose change is exactly zero are left out."""
     factors = {}
-    for layer in layers:
-        a, b = (p.detach().float().cpu().clone() for p in _factors(model, layer))
+    for path, layer in layers.items():
+        a, b = (p.detach().float().cpu().clone() for p in (layer.a, layer.b))
         if a.any() and b.any():
-            factors[layer] = (a, b)
-    return Adapter(rank, scale, factors, {k: v.float().cpu().clone() for k, v in head.items()})
-
-
-def _factors(model: nn.Module, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
-    """A and B of an adapted layer."""
-    module: Any = model.get_submodule(layer)
-    return module.lora_A[ACTIVE].weight, module.lora_B[ACTIVE].weight
+            factors[path] = (a, b)
+    return Adapter(shape.rank, shape.scale, factors, {k: v.float().cpu().clone() for k, v in head.items()})
 
 
 def delta(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -110,6 +110,7 @@ def _commit(
     state = after(change.classes, depth, change.source)
     record = {
         "classes": list(change.classes),
+        "blocks": outcome.choice,
         "changed blocks": list(outcome.changed),
         "steps": outcome.steps,
         "met": outcome.met,

@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from kswapctl.data.images import Images, normalise
+from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, count, gather
 from kswapctl.data.views import make_views
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
-from kswapctl.models.heads import Labelled, classifier_path, grow, imprint
+from kswapctl.models.heads import Labelled, classifier_path, imprint
+from kswapctl.models.lora import Shape
+from kswapctl.models.weights import fingerprint
 from kswapctl.operations.material import Material
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, pick_device, pick_precision, seed_everything
 from kswapctl.spec import Change, Knowledge, Role, Targets
 from kswapctl.tasks import TASKS
+from kswapctl.training.cache import GIB, Cache
 from kswapctl.training.loop import Outcome, Plan, train
-from kswapctl.training.pool import Pool, make_pool
-from kswapctl.training.subject import Shape, Subject, features_of
+from kswapctl.training.pool import Maker, Pool
+from kswapctl.training.screen import SHARE, screen, shortest
+from kswapctl.training.subject import Subject
+from kswapctl.training.team import Team, gather_team
 
-CACHE_BYTES = 2 * 2**30
-"""Most memory for activations below the first adapted block."""
+AUTO = "auto"
+"""The choice of blocks that asks the gradient."""
+SCREENED = 2
+"""Batches of images that the choice of blocks looks at."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all steps of one operation share."""
+
+    composed: Composed
+    change: Change
+    method: Method
+    images: Mapping[str, Images]
+    rows: tuple[str, ...]
+    """Classifier rows after the operation."""
+    known: tuple[str, ...]
+    """Classes that must stay."""
+    team: Team
+    generator: torch.Generator
+
+    def context(self, subject: Subject) -> Context:
+        """What the method is told."""
+        task = TASKS[self.composed.spec.task]
+        return Context(
+            task=task,
+            known=subject.known_rows(),
+            chance=task.chance(len(self.rows)),
+            rows=torch.tensor([self.rows.index(name) for name in self.change.classes], device=subject.device),
+            retained=torch.tensor([self.rows.index(name) for name in self.known], device=subject.device),
+            classifier=subject.head,
+            groups=subject.groups,
+            layers=subject.layers,
+            forward=subject.forward,
+        )
+
+    def targets(self, part: str) -> torch.Tensor:
+        """(N,) rows of the images of ``part``."""
+        return self.images[part].targets(self.rows)
 
 
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
@@ -33,23 +78,16 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     method = find_method(change.method, change.kind).configure(change.preset, change.settings)
     device = pick_device(change.device)
     dtype = pick_precision(change.precision, device)
-    generator = seed_everything(change.seed)
     images = _decode(composed, material, progress)
     rows = (*composed.knowledge.classes, *(c for c in change.classes if c not in composed.knowledge.classes))
+    team = gather_team(device.type == "cpu")
+    bench = Bench(composed, change, method, images, rows, material.known, team, seed_everything(change.seed))
     with deterministic():
-        subject = _subject(composed, method, change, images, rows, device)
-        pools = _pools(subject, composed, images, rows, method, change, dtype, progress)
-        context = Context(
-            task=TASKS[composed.spec.task],
-            known=subject.known_rows(),
-            chance=TASKS[composed.spec.task].chance(len(rows)),
-            rows=torch.tensor([rows.index(name) for name in change.classes], device=device),
-            retained=torch.tensor([rows.index(name) for name in material.known], device=device),
-            classifier=subject.head,
-            groups=subject.groups,
-            layers=subject.layers,
-            forward=subject.forward,
-        )
+        subject, choice = _subject(bench, device, dtype, progress)
+        pools = _pools(bench, subject, progress)
+        if subject.known_rows() < len(rows):
+            subject.grow(*_first_rows(bench, subject, pools))
+        context = bench.context(subject)
         progress.stage("training", method.steps_of(len(pools["retain"])) * method.cycles)
         done = 0
 
@@ -61,9 +99,10 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
 
         training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
         validation: dict[Role, Pool] = {"retain": pools["retain held"], change.kind: pools["change held"]}
-        outcome = train(subject, method, context, training, validation, change.targets, Plan(generator, dtype, report))
+        plan = Plan(bench.generator, report, team)
+        outcome = train(subject, method, context, training, validation, change.targets, plan)
     _tell(outcome, change.targets, change.kind, progress)
-    return outcome, images
+    return dataclasses.replace(outcome, choice=choice), images
 
 
 def _decode(composed: Composed, material: Material, progress: Progress) -> dict[str, Images]:
@@ -89,62 +128,77 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
     return images
 
 
-def _subject(
-    composed: Composed,
-    method: Method,
-    change: Change,
-    images: Mapping[str, Images],
-    rows: tuple[str, ...],
-    device: torch.device,
-) -> Subject:
-    """The network with the stack folded in, its classifier grown where classes come, and fresh adapters on it."""
-    network = composed.network().to(device)
+def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: Progress) -> tuple[Subject, str]:
+    """The network with the stack folded in, fresh factors on the chosen blocks, and why these."""
+    network = bench.composed.network().to(device)
     every = find_blocks(network, classifier_path(network))
-    new = range(len(composed.knowledge.classes), len(rows))
-    if new:
-        _grow(network, composed, method, images, rows, new)
-    blocks = choose_blocks(every, change.blocks or method.blocks)
+    choice = bench.change.blocks or bench.method.blocks
+    chosen = every if choice == AUTO else choose_blocks(every, choice)
+    method = bench.method
     if method.all_layers:
-        blocks = with_all_layers(network, blocks)
-    return Subject.prepare(network, every, blocks, Shape(method.rank, method.scale, method.form == "whole"))
+        chosen = with_all_layers(network, chosen)
+    shape = Shape(method.rank, method.scale, method.form == "whole")
+    subject = Subject.prepare(network, every, chosen, shape, dtype)
+    if choice != AUTO:
+        return subject, f"{choice}: as asked" if bench.change.blocks else f"{choice}: the method's choice"
+    progress.stage("choosing blocks", 1)
+    norms = _look(bench, subject)
+    count = shortest(norms)
+    if count < len(every):
+        between = subject.lift(len(every) - count)
+        subject.below = nn.Sequential(subject.below, between)
+    progress.advance()
+    return subject, f"last:{count}: they hold {SHARE:.0%} of the squared gradient at the start"
 
 
-def _grow(
-    network: nn.Module,
-    composed: Composed,
-    method: Method,
-    images: Mapping[str, Images],
-    rows: tuple[str, ...],
-    new: Sequence[int],
-) -> None:
-    path = classifier_path(network)
-    head = network.get_submodule(path)
-    assert isinstance(head, nn.Linear)
-
-    def labelled(part: str) -> Labelled:
-        pixels = images[part].pixels.to(head.weight.device)
-        features = features_of(network, normalise(pixels, composed.spec.preprocessing))
-        return Labelled(features, images[part].targets(rows).to(features.device))
-
-    weight, bias = imprint(labelled("train"), labelled("retain"), head, new)
-    grow(network, path, weight, bias + method.first_bias())
+def _look(bench: Bench, subject: Subject) -> dict[str, float]:
+    """Gradient norm by block, from a few images of each role; ``subject`` is left as it was."""
+    maker = _maker(bench, subject, Cache(GIB))
+    pools: dict[Role, Pool] = {}
+    parts: dict[Role, str] = {"retain": "retain", bench.change.kind: "train"}
+    for role, part in parts.items():
+        targets = bench.targets(part)
+        chosen = _across_classes(targets, SCREENED * bench.method.batch_of(role))
+        pools[role] = maker.make(bench.images[part].pixels[None, chosen], targets[chosen])
+    known = subject.head
+    if subject.known_rows() < len(bench.rows):
+        subject.grow(*_first_rows(bench, subject, {"retain": pools["retain"], "change": pools["learn"]}))
+    norms = screen(
+        subject, bench.method, bench.context(subject), pools, Plan(bench.generator, lambda *_: None, bench.team)
+    )
+    subject.head = known
+    return norms
 
 
-def _pools(
-    subject: Subject,
-    composed: Composed,
-    images: Mapping[str, Images],
-    rows: tuple[str, ...],
-    method: Method,
-    change: Change,
-    dtype: torch.dtype,
-    progress: Progress,
-) -> dict[str, Pool]:
+def _across_classes(targets: torch.Tensor, count: int) -> torch.Tensor:
+    """``count`` positions, and one of every class at least: the first of each class, then the second, and so on."""
+    seen = torch.zeros(int(targets.max()) + 1, dtype=torch.long)
+    turns = torch.zeros(len(targets), dtype=torch.long)
+    for index, target in enumerate(targets.tolist()):
+        turns[index] = seen[target]
+        seen[target] += 1
+    return turns.argsort(stable=True)[: max(count, int((seen > 0).sum()))]
+
+
+def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the new rows, imprinted from the untouched images."""
+    assert isinstance(subject.head, nn.Linear)
+    learn, retain = (Labelled(pools[part].features[0], pools[part].targets) for part in ("change", "retain"))
+    weight, bias = imprint(learn, retain, subject.head, range(subject.known_rows(), len(bench.rows)))
+    return weight, bias + bench.method.first_bias()
+
+
+def _maker(bench: Bench, subject: Subject, cache: Cache) -> Maker:
+    return Maker(subject, bench.composed.spec.preprocessing, cache, bench.team, fingerprint(bench.composed.weights))
+
+
+def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool]:
     """Each part in its views, through the frozen blocks.
 
     What decides whether enough was learned or forgotten is seen in views too: held-out images alone are often
     near copies of trained ones, and too easy.
     """
+    change, method = bench.change, bench.method
     roles: dict[str, tuple[str, Role]] = {
         "retain": ("retain", "retain"),
         "change": ("train", change.kind),
@@ -152,15 +206,15 @@ def _pools(
         "change held": ("train held", change.kind),
     }
     progress.stage("preparing views", len(roles))
+    cache = Cache(int(change.cache_gb * GIB), Path(change.cache_dir) if change.cache_dir else None)
+    maker = _maker(bench, subject, cache)
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):
         count_ = 1 if name == "retain held" else method.views_of(role)
-        views = make_views(
-            images[part].pixels, count_, seed=change.seed * len(roles) + index, strength=method.view_strength
-        )
-        targets = images[part].targets(rows)
-        order = _drawing_order(images[part], composed.knowledge, method.learned_weight)
-        pools[name] = make_pool(subject, views, targets, composed.spec.preprocessing, dtype, CACHE_BYTES, order)
+        seed = change.seed * len(roles) + index
+        views = make_views(bench.images[part].pixels, count_, seed=seed, strength=method.view_strength)
+        order = _drawing_order(bench.images[part], bench.composed.knowledge, method.learned_weight)
+        pools[name] = maker.make(views, bench.targets(part), order)
         progress.advance()
     return pools
 

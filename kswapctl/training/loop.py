@@ -13,8 +13,9 @@ from kswapctl.methods import Context, Method, Seen
 from kswapctl.models.lora import Adapter
 from kswapctl.spec import Role, Targets
 from kswapctl.training.optimiser import build_optimiser, cosine, perturbed, shrink
-from kswapctl.training.pool import Pool, autocast
+from kswapctl.training.pool import CHUNK, Pool
 from kswapctl.training.subject import Subject
+from kswapctl.training.team import ALONE, Team
 
 Pools = Mapping[Role, Pool]
 Report = Callable[[int, dict[str, float]], None]
@@ -39,6 +40,8 @@ class Outcome:
     """Blocks whose change is not zero."""
     lost: float
     """Share of the change's norm that the adapter's rank could not store; 0 where adapters were trained."""
+    choice: str = ""
+    """Which blocks were adapted, and why these."""
 
 
 def train(
@@ -58,7 +61,7 @@ def train(
     method.prepare(context, pools)
     optimiser = build_optimiser(subject, method)
     rates = [group["lr"] for group in optimiser.param_groups]
-    draws = {role: _draw(pool.order, plan.generator) for role, pool in pools.items()}
+    draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
     length = method.steps_of(len(pools["retain"]))
     step, lost, losses = 0, 0.0, dict[str, Tensor]()
@@ -72,16 +75,18 @@ def train(
         for roles in method.passes(step):
             optimiser.zero_grad(set_to_none=True)
             with perturbed(trained, method.noise):
-                losses = _step(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+                losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
                 method.backward(context, losses)
+            plan.team.average(trained)
             optimiser.step()
             if method.proximal and method.sparsity:
-                shrink(context.groups, method.sparsity * rates[0] * factor)
+                shrink(optimiser, subject.groups, method.sparsity)
         if within == length:
             method.finish(context, pools)
             lost = subject.settle()
         if within % method.check_every == 0 or within == length:
-            figures = {"loss": float(sum(losses.values()))} | validate(subject, validation, plan.dtype)
+            _lift(subject, [*pools.values(), *validation.values()])
+            figures = {"loss": float(sum(losses.values()))} | validate(subject, validation, plan.team)
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
             plan.report(step, figures)
@@ -97,10 +102,10 @@ class Plan:
 
     generator: Generator
     """Decides the order of images."""
-    dtype: torch.dtype
-    """Of the forward and backward; weights and sums stay fp32."""
     report: Report
     """Told at each look at the validation part."""
+    team: Team = ALONE
+    """The processes that share each batch."""
 
 
 def meets(figures: Mapping[str, float], targets: Targets, kind: str) -> bool:
@@ -112,25 +117,30 @@ def meets(figures: Mapping[str, float], targets: Targets, kind: str) -> bool:
 
 
 @torch.no_grad()
-def validate(subject: Subject, pools: Pools, dtype: torch.dtype) -> dict[str, float]:
+def validate(subject: Subject, pools: Pools, team: Team) -> dict[str, float]:
     """Accuracy of each role's pool over its views, now; and of the retained before the operation."""
     figures: dict[str, float] = {}
     for role, pool in pools.items():
-        correct: list[Tensor] = []
         targets = pool.targets.repeat(len(pool.activations))
         flat = pool.activations.flatten(0, 1)
-        for activations, expected in zip(flat.split(256), targets.split(256), strict=True):
-            with autocast(activations.device, dtype):
-                _, outputs = subject.forward(pool.prepare(activations))
-            correct.append(outputs.argmax(dim=-1) == expected)
-        figures[role] = torch.cat(correct).float().mean().item()
+        part = team if len(flat) >= team.size else ALONE
+        answers = [
+            subject.forward(pool.prepare(activations))[1].argmax(dim=-1)
+            for activations in flat[part.share(len(flat))].split(CHUNK)
+        ]
+        correct = part.join(torch.cat(answers), len(flat)) == targets
+        figures[role] = correct.float().mean().item()
         if role == "retain":
             before = pool.outputs.flatten(0, 1).argmax(dim=-1)
             figures["retain before"] = (before == targets).float().mean().item()
     return figures
 
 
-def _step(
+Picks = Mapping[Role, tuple[Tensor, Tensor]]
+"""By role, the views and the images of one batch."""
+
+
+def batch_losses(
     subject: Subject,
     method: Method,
     context: Context,
@@ -144,10 +154,10 @@ def _step(
         size = min(method.batch_of(role), len(pool))
         images = torch.stack([next(draws[role]) for _ in range(size)])
         views = torch.randint(len(pool.activations), (size,), generator=plan.generator)
-        picks[role] = (views, images)
-    activations = torch.cat([pools[r].prepare(pools[r].activations[v, i]) for r, (v, i) in picks.items()])
-    with autocast(activations.device, plan.dtype):
-        features, outputs = subject.forward(activations)
+        picks[role] = views.to(subject.device, non_blocking=True), images.to(subject.device, non_blocking=True)
+    count = sum(len(images) for _, images in picks.values())
+    features = plan.team.join(subject.features(_rows(pools, picks, plan.team.share(count))), count)
+    outputs = subject.head(features)
     seen: dict[Role, Seen] = {}
     start = 0
     for role, (views, images) in picks.items():
@@ -155,15 +165,43 @@ def _step(
         pool = pools[role]
         seen[role] = Seen(
             targets=pool.targets[images],
-            features=features[rows].float(),
-            outputs=outputs[rows].float(),
+            features=features[rows],
+            outputs=outputs[rows],
             before_features=pool.features[views, images],
             before=pool.outputs[views, images],
         )
     return method.loss(context, seen)
 
 
-def _draw(order: Tensor, generator: Generator) -> Iterator[Tensor]:
+def _rows(pools: Pools, picks: Picks, mine: slice) -> Tensor:
+    """The activations of rows ``mine`` of the batch that joins all roles."""
+    parts = []
+    start = 0
+    for role, (views, images) in picks.items():
+        chosen = slice(max(mine.start - start, 0), max(mine.stop - start, 0))
+        start += len(images)
+        if len(images[chosen]):
+            place = pools[role].activations.device
+            parts.append(
+                pools[role].prepare(pools[role].activations[views[chosen].to(place), images[chosen].to(place)])
+            )
+    return torch.cat(parts)
+
+
+def _lift(subject: Subject, pools: Sequence[Pool]) -> None:
+    """Drop the first adapted blocks that the penalty has emptied, and move the cut and all pools above them."""
+    empty = 0
+    while not subject.shape.whole and empty < len(subject.blocks) - 1:
+        if any(subject.layers[layer].b.any() for layer in subject.blocks[empty].layers):
+            break
+        empty += 1
+    if empty:
+        between = subject.lift(empty)
+        for pool in pools:
+            pool.lift(between, subject)
+
+
+def draw(order: Tensor, generator: Generator) -> Iterator[Tensor]:
     """The positions in ``order``, shuffled, over and over: each as often as it stands there."""
     while True:
         yield from order[torch.randperm(len(order), generator=generator)]

@@ -22,7 +22,7 @@ def build_optimiser(subject: Subject, method: Method) -> torch.optim.AdamW:
     groups = [{"params": adapters, "lr": method.lr, "weight_decay": method.weight_decay}]
     if rows := subject.new_rows():
         groups.append({"params": rows, "lr": method.head_lr, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
 
 def cosine(step: int, steps: int) -> float:
@@ -32,15 +32,26 @@ def cosine(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def shrink(groups: dict[str, list[nn.Parameter]], amount: float) -> None:
-    """Proximal step of ``amount`` times the sum of group norms: each norm falls by ``amount``, to zero at least.
+def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter]], weight: float) -> None:
+    """Proximal step of ``weight`` times the sum over blocks of the norm of their B factors.
 
-    Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1 (block soft thresholding).
+    A block whose B is zero changes nothing, whatever its A. The step is taken in the metric of Adam, one scale a block
+    (Duchi et al., Adaptive Subgradient Methods, JMLR 2011; block soft thresholding: Parikh & Boyd, Proximal Algorithms,
+    2014, section 6.5.1): a block stays at exactly zero where the norm of its averaged gradient is below ``weight``.
     """
+    (rate,) = {group["lr"] for group in optimiser.param_groups[:1]}
+    _, decay = optimiser.param_groups[0]["betas"]
     for parameters in groups.values():
-        tensors: list[torch.Tensor] = list(parameters)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-        torch._foreach_mul_(tensors, (1 - amount / norm.clamp_min(1e-12)).clamp_min(0.0))
+        ups: list[torch.Tensor] = [p for p in parameters[1::2] if p in optimiser.state]
+        if not ups:
+            continue
+        states = [optimiser.state[p] for p in ups]
+        steps = states[0]["step"]
+        total = torch.stack([s["exp_avg_sq"].sum() for s in states]).sum()
+        metric = (total / sum(p.numel() for p in ups) / (1 - decay**steps)).sqrt()
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ups)))
+        kept = (1 - weight * rate / (metric * norm).clamp_min(1e-20)).clamp_min(0.0)
+        torch._foreach_mul_(ups, kept)
 
 
 @contextmanager

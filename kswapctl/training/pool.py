@@ -1,4 +1,4 @@
-"""The images of one role, ready for training: what is frozen was computed once, for every view."""
+"""Images as the trained part of the network sees them: activations at the cut, computed once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
 from kswapctl.spec import Preprocessing
+from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.subject import Subject
+from kswapctl.training.team import Team
 
 CHUNK = 128
 """Images per frozen forward."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pool:
     """N images in V views, as activations at the cut, with what the model said of them before the operation."""
 
@@ -32,54 +34,91 @@ class Pool:
     """Positions in 0 .. N - 1 to draw from; one that stands twice is drawn twice as often."""
     prepare: Callable[[Tensor], Tensor]
     """Turns a batch of ``activations`` into what the trained part takes."""
+    cached: bool
+    """Whether ``activations`` are at the cut."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
-
-def make_pool(
-    subject: Subject,
-    views: Tensor,
-    targets: Tensor,
-    preprocessing: Preprocessing,
-    dtype: torch.dtype,
-    budget: int,
-    order: Tensor | None = None,
-) -> Pool:
-    """Run the frozen part, and the model as it is now, over ``views`` (V, N, C, H, W) uint8.
-
-    Activations are kept in ``dtype`` where they fit into ``budget`` bytes; else only the pixels are, and the
-    frozen part runs again in each step.
-    """
-    device = next(subject.model.parameters()).device
-
-    def run_below(pixels: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(device, dtype):
-            below: Tensor = subject.below(normalise(pixels.to(device), preprocessing))
-        return below.to(dtype)
-
-    known = subject.known_rows()
-    first = run_below(views[0, :1])
-    cached = first.numel() * first.element_size() * views.shape[0] * views.shape[1] <= budget
-    kept, features, outputs = [], [], []
-    for pixels in views.flatten(0, 1).split(CHUNK):
-        activations = run_below(pixels)
-        with torch.no_grad(), autocast(device, dtype):
-            feature, output = subject.forward(activations)
-        kept.append(activations if cached else pixels)
-        features.append(feature.float())
-        outputs.append(output.float()[:, :known])
-    shape = views.shape[:2]
-    return Pool(
-        activations=torch.cat(kept).unflatten(0, shape),
-        targets=targets.to(device),
-        order=torch.arange(len(targets)) if order is None else order,
-        features=torch.cat(features).unflatten(0, shape),
-        outputs=torch.cat(outputs).unflatten(0, shape),
-        prepare=(lambda batch: batch) if cached else run_below,
-    )
+    @torch.no_grad()
+    def lift(self, between: nn.Module, subject: Subject) -> None:
+        """Move to a higher cut: ``between`` leads from the old one to it."""
+        below = self.prepare
+        if not self.cached:
+            self.prepare = lambda pixels: _run(between, below(pixels), subject)
+            return
+        lifted = [_run(between, part, subject) for part in self.activations.flatten(0, 1).split(CHUNK)]
+        self.activations = torch.cat(lifted).unflatten(0, self.activations.shape[:2])
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Mixed precision in ``dtype``; off for fp32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+@dataclass(frozen=True)
+class Maker:
+    """Makes the pools of one operation."""
+
+    subject: Subject
+    preprocessing: Preprocessing
+    cache: Cache
+    team: Team
+    weights: str
+    """Fingerprint of the version's weights."""
+
+    @torch.no_grad()
+    def make(self, views: Tensor, targets: Tensor, order: Tensor | None = None) -> Pool:
+        """Run the frozen part, and the model as it is now, over ``views`` (V, N, C, H, W) uint8.
+
+        Activations are kept in the subject's dtype where the cache has room; else only the pixels are, and the
+        frozen part runs again in each step.
+        """
+        flat = views.flatten(0, 1)
+        device, dtype = self.subject.device, self.subject.dtype
+        shape = (len(flat), *self._below(flat[:1]).shape[1:])
+        first = self.subject.blocks[0].name
+        key = key_of(self.weights, first, str(dtype), str(self.subject.known_rows()), torch.__version__, flat)
+        if found := self.cache.recall(key, shape, dtype):
+            activations, before = found
+        else:
+            room = self.cache.allocate(key, shape, dtype, device)
+            before = self._fill(flat, room)
+            self.cache.keep(key, before)
+            activations = flat if room is None else room
+        cached = activations is not flat
+        return Pool(
+            activations=activations.unflatten(0, views.shape[:2]),
+            targets=targets.to(device),
+            order=torch.arange(len(targets)) if order is None else order,
+            features=before["features"].to(device).unflatten(0, views.shape[:2]),
+            outputs=before["outputs"].to(device).unflatten(0, views.shape[:2]),
+            prepare=(lambda batch: batch.to(device, non_blocking=True)) if cached else self._below,
+            cached=cached,
+        )
+
+    def _fill(self, flat: Tensor, room: Tensor | None) -> dict[str, Tensor]:
+        """Write activations to ``room``, if there is any, and return the features and outputs of ``flat``."""
+        mine = self.team.share(len(flat))
+        kept, features, outputs = [], [], []
+        for start in range(mine.start, mine.stop, CHUNK):
+            activations = self._below(flat[start : min(start + CHUNK, mine.stop)])
+            if room is not None and self.team.size == 1:
+                room[start : start + len(activations)] = activations
+            elif room is not None:
+                kept.append(activations)
+            feature, output = self.subject.forward(activations)
+            features.append(feature)
+            outputs.append(output[:, : self.subject.known_rows()])
+        if kept and room is not None:
+            room.copy_(self.team.join(torch.cat(kept), len(flat)))
+        return {
+            "features": self.team.join(torch.cat(features), len(flat)),
+            "outputs": self.team.join(torch.cat(outputs), len(flat)),
+        }
+
+    def _below(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.subject.device, non_blocking=True)
+        return _run(self.subject.below, normalise(pixels, self.preprocessing), self.subject)
+
+
+@torch.no_grad()
+def _run(part: nn.Module, inputs: Tensor, subject: Subject) -> Tensor:
+    with subject.autocast():
+        outputs: Tensor = part(inputs)
+    return outputs.to(subject.dtype)

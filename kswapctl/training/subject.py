@@ -1,4 +1,4 @@
-"""The network under operation: the stack folded in, new adapters put on, cut at the first adapted block."""
+"""The network under operation: the stack folded in, fresh adapters in it, cut at the first adapted block."""
 
 from __future__ import annotations
 
@@ -7,96 +7,125 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kswapctl.models.blocks import Block
 from kswapctl.models.cut import cut
 from kswapctl.models.heads import GrowingHead, classifier_path
-from kswapctl.models.lora import Adapter, Layer, adapted, extract, inject
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The form of the adapters."""
-
-    rank: int
-    """Columns of B and rows of A."""
-    scale: float
-    """The weight change is scale * B @ A."""
-    whole: bool = False
-    """Train the whole weights of the adapted layers, and store the nearest adapter of ``rank``."""
+from kswapctl.models.lora import Adapter, Layer, Shape, extract, fresh_layers
 
 
 @dataclass
 class Subject:
-    """A network with fresh adapters: ``above(below(images))`` gives its outputs."""
+    """A network with fresh adapters: ``forward(below(images))`` gives its features and outputs."""
 
     model: nn.Module
-    """The whole network."""
+    """The whole network up to the classifier; frozen, its matrices in ``dtype``."""
     below: nn.Module
-    """Images to the input of the first adapted block; frozen."""
+    """Images to the input of the first adapted block."""
     above: nn.Module
-    """From there to the outputs; trained."""
-    groups: dict[str, list[nn.Parameter]]
-    """Trained parameters by block: of the adapters, or the whole weights of their layers."""
+    """From there to the classifier's input; runs with the changed weights."""
+    head: nn.Module
+    """The classifier, in fp32."""
+    path: str
+    """Where the classifier stands in the network."""
     layers: dict[str, Layer]
     """The adapted layers by path."""
+    every: tuple[Block, ...]
+    """All blocks of the network that can be adapted."""
     blocks: tuple[Block, ...]
     """The adapted blocks."""
     shape: Shape
+    dtype: torch.dtype
+    """Of the forward and backward; factors, sums and the classifier stay fp32."""
 
     @classmethod
-    def prepare(cls, model: nn.Module, every: Sequence[Block], blocks: Sequence[Block], shape: Shape) -> Subject:
-        """Put adapters of ``shape`` on ``blocks`` and cut ``model`` below the first of them, where it can be cut."""
-        groups = inject(model, blocks, shape.rank, shape.scale)
-        layers = adapted(model, [layer for b in blocks for layer in b.layers], shape.scale, whole=shape.whole)
-        if shape.whole:
-            groups = {b.name: [layers[layer].weight for layer in b.layers] for b in blocks}
-        head = model.get_submodule(classifier_path(model))
-        if isinstance(head, GrowingHead):
-            head.rows.requires_grad_(True)
-            head.bias.requires_grad_(True)
+    def prepare(
+        cls,
+        model: nn.Module,
+        every: Sequence[Block],
+        blocks: Sequence[Block],
+        shape: Shape,
+        dtype: torch.dtype = torch.float32,
+    ) -> Subject:
+        """Take the classifier off ``model``, cut it below the first of ``blocks``, and lower its matrices to ``dtype``.
+
+        ``model`` is changed and serves nothing else afterwards.
+        """
+        path = classifier_path(model)
+        head = model.get_submodule(path)
+        model.requires_grad_(False).eval()
+        model.set_submodule(path, nn.Identity())
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 setattr(module, "fused_attn", next(model.parameters()).is_cuda)  # noqa: B010 - plain is faster on a CPU
-        parts = cut(model, {b.name for b in every} | {classifier_path(model)}, blocks[0].name)
-        below, above = parts or (nn.Identity(), model)
-        return cls(model.eval(), below.eval(), above.eval(), groups, layers, tuple(blocks), shape)
+        layers = fresh_layers(model, blocks, shape)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(dtype)
+        below, above = _halves(model, path, every, blocks)
+        return cls(model, below, above, head, path, layers, tuple(every), tuple(blocks), shape, dtype)
 
     @property
-    def head(self) -> nn.Module:
-        """The classifier."""
-        return self.model.get_submodule(classifier_path(self.model))
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by block: A and B of each layer in turn, or the layers' whole weights."""
+        return {b.name: [p for layer in b.layers for p in self.layers[layer].trained] for b in self.blocks}
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision in the subject's dtype; off for fp32."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) features before the classifier and (B, K) outputs."""
-        features: list[Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-        try:
-            outputs = self.above(activations)
-        finally:
-            hook.remove()
-        return features[0], outputs
+        """(B, D) features before the classifier and (B, K) outputs, both fp32."""
+        features = self.features(activations)
+        return features, self.head(features)
+
+    def features(self, activations: Tensor) -> Tensor:
+        """(B, D) features before the classifier, fp32."""
+        weights = {f"{path}.weight": layer.now().to(self.dtype) for path, layer in self.layers.items()}
+        with self.autocast():
+            features: Tensor = functional_call(self.above, weights, (activations,))
+        return features.float()
+
+    def lift(self, count: int) -> nn.Module:
+        """Train the first ``count`` adapted blocks no longer and cut above them.
+
+        Returns what lies between the old cut and the new one; activations must pass through it.
+        """
+        for block in self.blocks[:count]:
+            for layer in block.layers:
+                del self.layers[layer]
+        between, above = _halves(self.above, self.path, self.every, self.blocks[count:])
+        self.blocks, self.above = self.blocks[count:], above
+        return between
+
+    def grow(self, rows: Tensor, bias: Tensor) -> None:
+        """Append trainable rows (new, D) with ``bias`` (new,) to the classifier."""
+        assert isinstance(self.head, nn.Linear)
+        self.head = GrowingHead(self.head, rows, bias)
 
     def new_rows(self) -> list[nn.Parameter]:
         """Weight and bias of the classes being learned; empty where the classifier does not grow."""
-        head = self.head
-        return [head.rows, head.bias] if isinstance(head, GrowingHead) else []
+        return [self.head.rows, self.head.bias] if isinstance(self.head, GrowingHead) else []
 
     def known_rows(self) -> int:
         """Rows of the classifier before the operation."""
-        head = self.head
-        known = head.known if isinstance(head, GrowingHead) else head
+        known = self.head.known if isinstance(self.head, GrowingHead) else self.head
         assert isinstance(known, nn.Linear)
         return known.out_features
 
     def adapter(self) -> Adapter:
         """The change so far, as an adapter."""
-        path = classifier_path(self.model)
         head: dict[str, Tensor] = {}
         if isinstance(self.head, GrowingHead):
             weight, bias = self.head.weights()
-            head = {f"{path}.weight": weight, f"{path}.bias": bias}
-        return extract(self.model, self.layers, self.shape.rank, self.shape.scale, head)
+            head = {f"{self.path}.weight": weight, f"{self.path}.bias": bias}
+        return extract(self.layers, self.shape, head)
 
     def settle(self) -> float:
         """Bring whole weights to what the adapters can store; returns the share of the change's norm that is lost."""
@@ -106,15 +135,9 @@ class Subject:
         return (lost / size) ** 0.5 if size else 0.0
 
 
-def features_of(model: nn.Module, inputs: Tensor, batch: int = 128) -> Tensor:
-    """(N, D) features before the classifier, of normalised images (N, C, H, W)."""
-    collected: list[Tensor] = []
-    head = model.get_submodule(classifier_path(model))
-    hook = head.register_forward_pre_hook(lambda _, args: collected.append(args[0]))
-    try:
-        with torch.no_grad():
-            for part in inputs.split(batch):
-                model(part)
-    finally:
-        hook.remove()
-    return torch.cat(collected)
+def _halves(
+    model: nn.Module, path: str, every: Sequence[Block], blocks: Sequence[Block]
+) -> tuple[nn.Module, nn.Module]:
+    """``model`` below and above the first of ``blocks``; nothing and all of it, where it cannot be cut there."""
+    below, above = cut(model, {b.name for b in every} | {path}, blocks[0].name) or (nn.Identity(), model)
+    return below.eval(), above.eval()

@@ -1,0 +1,96 @@
+"""Where activations of frozen blocks are kept: in memory, or in memory-mapped files that outlive the operation.
+
+A file's name is the hash of everything its content depends on, so that the next operation on the same version and the
+same images (another method, another seed of the same views) finds it and computes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+GIB = 2**30
+
+
+@dataclass
+class Cache:
+    """Room for activations, in bytes; what does not fit is computed again in each step."""
+
+    budget: int
+    """Most bytes, of this operation in memory, or of all files in ``folder``."""
+    folder: Path | None = None
+    """Where files are kept; none keeps activations in memory for this operation only."""
+    used: int = field(default=0, init=False)
+    """Bytes handed out to this operation."""
+
+    def allocate(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """An uninitialised tensor to be filled, in memory or in a file; None where there is no room for it."""
+        size = math.prod(shape) * dtype.itemsize
+        if self.used + size > self.budget:
+            return None
+        self.used += size
+        if self.folder is None:
+            return torch.empty(shape, dtype=dtype, device=device)
+        self._make_room(size)
+        return self._map(key, shape, dtype)
+
+    def recall(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """What :meth:`keep` completed under ``key``: the mapped activations, and the small tensors beside them."""
+        if self.folder is None or not (done := self._done(key)).exists():
+            return None
+        os.utime(done)
+        self.used += math.prod(shape) * dtype.itemsize
+        return self._map(key, shape, dtype), load_file(done)
+
+    def keep(self, key: str, beside: dict[str, Tensor]) -> None:
+        """Mark what was allocated under ``key`` as complete, with small tensors that belong to it."""
+        if self.folder is None:
+            return
+        done = self._done(key)
+        partial = done.with_suffix(f".{os.getpid()}")
+        save_file({name: t.contiguous().cpu() for name, t in beside.items()}, partial)
+        partial.replace(done)
+
+    def _map(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = str(self._file(key))
+        return torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the files used longest ago until ``size`` more bytes fit."""
+        assert self.folder is not None
+        files = sorted(self.folder.glob("*.activations"), key=lambda f: f.stat().st_mtime)
+        total = sum(f.stat().st_size for f in files)
+        for file in files:
+            if total + size <= self.budget:
+                break
+            total -= file.stat().st_size
+            file.with_suffix(".safetensors").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+
+    def _file(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{key}.activations"
+
+    def _done(self, key: str) -> Path:
+        return self._file(key).with_suffix(".safetensors")
+
+
+def key_of(*parts: str | Tensor) -> str:
+    """SHA-256 over text and tensors."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(b"\0")
+    return digest.hexdigest()

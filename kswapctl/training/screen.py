@@ -1,0 +1,49 @@
+"""Which blocks to adapt: a short look at where the objective's gradient is.
+
+What lies below the first adapted block runs once an image, so that only a run of blocks up to the classifier saves
+time: the shortest one that holds most of the gradient is proposed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kswapctl.methods import Context, Method
+from kswapctl.training.loop import Plan, Pools, batch_losses, draw
+from kswapctl.training.subject import Subject
+
+BATCHES = 2
+"""Batches whose gradient is summed."""
+SHARE = 0.5
+"""Share of the blocks' squared gradient norms that the proposed blocks hold at least."""
+
+
+def screen(subject: Subject, method: Method, context: Context, pools: Pools, plan: Plan) -> dict[str, float]:
+    """Norm of the gradient of the objective by block, at the start; ``subject`` adapts all blocks and is not changed.
+
+    Of adapters it is the gradient of B: that of A is zero while B is.
+    """
+    method.prepare(context, pools)
+    draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
+    roles = method.passes(1)[0]
+    for _ in range(BATCHES):
+        method.backward(context, batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan))
+    norms = {}
+    for name, parameters in subject.groups.items():
+        gradients = [p.grad.norm() for p in parameters if p.grad is not None]
+        norms[name] = torch.stack(gradients).norm().item() if gradients else 0.0
+        for parameter in parameters:
+            parameter.grad = None
+    plan.team.wait()
+    return norms
+
+
+def shortest(norms: dict[str, float]) -> int:
+    """How many of the last blocks hold ``SHARE`` of the squared gradient norms."""
+    squares = [n * n for n in reversed(norms.values())]
+    wanted, held = SHARE * sum(squares), 0.0
+    for count, square in enumerate(squares, start=1):
+        held += square
+        if held >= wanted:
+            return count
+    return len(squares)
