@@ -72,6 +72,13 @@ class DivergedError(KswapError):
     kind = "diverged"
 
 
+class TeamError(KswapError):
+    """One of the processes that share an operation has died; nothing was registered."""
+
+    exit_code = 18
+    kind = "team"
+
+
 class ParityError(KswapError):
     """An exported file does not compute what the model computes; it was not kept."""
 

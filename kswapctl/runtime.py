@@ -1,6 +1,7 @@
 """Where and how tensors are computed: device, precision, seed, and the guard around torch's first import."""
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,14 @@ from kswapctl.errors import UsageError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one; an unknown or absent device is a :class:`UsageError`."""
+    """``auto`` takes a GPU where there is one, each process of torchrun its own.
+
+    An unknown or absent device is a :class:`UsageError`.
+    """
+    if name == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

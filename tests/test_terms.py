@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kswapctl.methods.terms import bounded, bounded_mean, distill, group_norm, group_sparsity
-from kswapctl.models.lora import Layer
+from kswapctl.models.lora import Layer, delta
 from kswapctl.training.optimiser import cosine, perturbed, shrink
 
 
@@ -62,11 +62,23 @@ def test_group_sparsity_sums_the_groups():
 
 
 def test_the_proximal_step_shortens_a_group_and_zeroes_a_short_one():
-    """Norm 5 less 2 is 3: factor 3/5. Norm 1 less 2 is below zero: exactly zero."""
-    groups = {"long": [nn.Parameter(torch.tensor([3.0, 4.0]))], "short": [nn.Parameter(torch.tensor([1.0]))]}
-    shrink(groups, 2.0)
+    """After one step of Adam each group's metric is its gradient's root mean square, here 1 and 4.
+
+    Weight 20 at rate 0.1 is 2 in the first metric and 0.5 in the second: norm 5 less 2 is 3, a factor of 3/5; norm 1
+    less 2 is below zero, exactly zero; norm 1 less 0.5 is a half.
+    """
+    values = {"long": [3.0, 4.0], "short": [1.0], "steep": [1.0]}
+    groups = {name: [nn.Parameter(torch.tensor(value))] for name, value in values.items()}
+    optimiser = torch.optim.AdamW([p for g in groups.values() for p in g], lr=0.1, betas=(0.9, 0.99))
+    for name, (parameter,) in groups.items():
+        parameter.grad = torch.full_like(parameter, 4.0 if name == "steep" else 1.0)
+    optimiser.step()
+    for name, (parameter,) in groups.items():
+        parameter.data = torch.tensor(values[name])
+    shrink(optimiser, groups, 20.0)
     assert groups["long"][0].tolist() == pytest.approx([1.8, 2.4])
     assert groups["short"][0].tolist() == [0.0]
+    assert groups["steep"][0].tolist() == pytest.approx([0.5])
 
 
 def test_the_learning_rate_rises_and_ends_at_nothing():
@@ -84,8 +96,8 @@ def test_the_nearest_adapter_keeps_the_largest_singular_values():
         weight.data = torch.diag(torch.tensor([3.0, 2.0]))
         lost, size = layer.settle()
         assert lost / size == pytest.approx(share, abs=1e-6)
-        assert weight.tolist() == [[0.0, 0.0], [0.0, 0.0]]
         assert layer.change().diag().tolist() == pytest.approx([3.0, 2.0 if rank == 2 else 0.0])
+        torch.testing.assert_close(delta(layer.a, layer.b, 0.5), layer.change())
 
 
 def make_factors(rank):

@@ -38,6 +38,8 @@ def learn(
     skip_bad: options.SkipBad = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    cache_gb: options.CacheGb = 2.0,
+    cache_dir: options.CacheDir = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -67,6 +69,8 @@ def forget(
     skip_bad: options.SkipBad = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    cache_gb: options.CacheGb = 2.0,
+    cache_dir: options.CacheDir = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -96,7 +100,11 @@ def swap(
     preset: options.Preset = "default",
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
+    blocks: options.Blocks = "",
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    cache_gb: options.CacheGb = 2.0,
+    cache_dir: options.CacheDir = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -137,6 +145,8 @@ def _change(kind: Kind, given: Mapping[str, Any]) -> Change:
         skip_bad=given["skip_bad"],
         device=given["device"],
         precision=given.get("precision", "auto"),
+        cache_gb=given.get("cache_gb", 2.0),
+        cache_dir=str(given.get("cache_dir") or ""),
     )
 
 
@@ -145,6 +155,8 @@ def _run(model: str, changes: list[Change], home: options.Home) -> None:
         from kswapctl.operations.change import apply_all
 
         results = apply_all(registry, model, changes, command_line(), live)
+    if not results:  # another process of the same operation prints
+        return
     render.data([_shown(r) for r in results], table(results))
 
 

@@ -60,7 +60,11 @@ Preset = Annotated[str, typer.Option(help="The method's set of values: default, 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter (may be repeated).")
 ]
-Blocks = Annotated[str, typer.Option(help="Blocks to adapt: all, last:N; else the method's choice.")]
+Blocks = Annotated[str, typer.Option(help="Blocks to adapt: all, auto, last:N; else the method's choice.")]
+CacheGb = Annotated[float, typer.Option(min=0.0, help="Room for what frozen blocks compute, in GiB; computed once.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Keep it in files there, for the next operation; else in memory.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Decides split, rehearsal, initial weights and order.")]
 Again = Annotated[bool, typer.Option("--again", help="Also classes that are known, or forgotten, already.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable images, and record them.")]

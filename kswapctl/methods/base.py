@@ -79,7 +79,7 @@ class Method:
     scale: float = 1.0
     """The weight change is scale * B @ A."""
     blocks: str = "all"
-    """Which blocks are adapted: all, or last:N."""
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     learned_weight: int = 1
     """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
     lr: float = 4e-3

@@ -18,9 +18,10 @@ from kswapctl.operations.home import environment
 from kswapctl.operations.material import Material, choose
 from kswapctl.operations.surgery import operate
 from kswapctl.operations.versions import Composed, load_version
-from kswapctl.progress import Progress
+from kswapctl.progress import Progress, Silent
 from kswapctl.spec import Change
 from kswapctl.training.loop import Outcome
+from kswapctl.training.team import gather_team, is_follower
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,15 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
             material = choose(composed.knowledge, change)
         outcome, images = operate(composed, material, progress)
         version = _commit(registry, operation, composed, material, outcome, images)
+    gather_team(change.device == "cpu").wait()
     return Result(version, outcome, time.monotonic() - start)
+
+
+def follow(registry: Registry, name: str, change: Change) -> None:
+    """Train along with the process that does :func:`apply`, and write nothing."""
+    composed = load_version(registry, registry.resolve(name))
+    operate(composed, choose(composed.knowledge, change), Silent())
+    gather_team(change.device == "cpu").wait()
 
 
 def apply_all(
@@ -63,7 +72,8 @@ def apply_all(
 ) -> list[Result]:
     """Do ``changes`` one after the other, one adapter each; all are checked before the first begins.
 
-    A kind that comes twice does its change again: forget, learn, forget repairs what the learning undid.
+    A kind that comes twice does its change again: forget, learn, forget repairs what the learning undid. Of several
+    processes that torchrun started, only the first writes, and has results.
     """
     results: list[Result] = []
     for change in changes:
@@ -71,9 +81,11 @@ def apply_all(
     _check_apart(changes)
     for index, change in enumerate(changes):
         repeated = any(earlier.kind == change.kind for earlier in changes[:index])
-        results.append(
-            apply(registry, name, dataclasses.replace(change, again=change.again or repeated), command, progress)
-        )
+        wanted = dataclasses.replace(change, again=change.again or repeated)
+        if is_follower():
+            follow(registry, name, wanted)
+        else:
+            results.append(apply(registry, name, wanted, command, progress))
     return results
 
 

@@ -101,6 +101,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         validation: dict[Role, Pool] = {"retain": pools["retain held"], change.kind: pools["change held"]}
         plan = Plan(bench.generator, report, team)
         outcome = train(subject, method, context, training, validation, change.targets, plan)
+        team.wait()
     _tell(outcome, change.targets, change.kind, progress)
     return dataclasses.replace(outcome, choice=choice), images
 
@@ -148,7 +149,7 @@ def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: P
         between = subject.lift(len(every) - count)
         subject.below = nn.Sequential(subject.below, between)
     progress.advance()
-    return subject, f"last:{count}: they hold {SHARE:.0%} of the squared gradient at the start"
+    return subject, f"last:{count}: they hold {SHARE:.0%} of the gradient at the start"
 
 
 def _look(bench: Bench, subject: Subject) -> dict[str, float]:

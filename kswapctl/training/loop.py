@@ -80,13 +80,13 @@ def train(
             plan.team.average(trained)
             optimiser.step()
             if method.proximal and method.sparsity:
-                shrink(optimiser, subject.groups, method.sparsity)
+                shrink(optimiser, subject.emptied(), method.sparsity)
         if within == length:
             method.finish(context, pools)
             lost = subject.settle()
         if within % method.check_every == 0 or within == length:
             _lift(subject, [*pools.values(), *validation.values()])
-            figures = {"loss": float(sum(losses.values()))} | validate(subject, validation, plan.team)
+            figures = {"loss": sum(x.item() for x in losses.values())} | validate(subject, validation, plan.team)
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
             plan.report(step, figures)

@@ -33,16 +33,17 @@ def cosine(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter]], weight: float) -> None:
-    """Proximal step of ``weight`` times the sum over blocks of the norm of their B factors.
+    """Proximal step of ``weight`` times the sum over groups of the norm of their parameters.
 
-    A block whose B is zero changes nothing, whatever its A. The step is taken in the metric of Adam, one scale a block
-    (Duchi et al., Adaptive Subgradient Methods, JMLR 2011; block soft thresholding: Parikh & Boyd, Proximal Algorithms,
-    2014, section 6.5.1): a block stays at exactly zero where the norm of its averaged gradient is below ``weight``.
+    A block whose B factors are zero changes nothing, whatever its A: groups are its B factors. The step is taken in
+    the metric of Adam, one scale a group (Duchi et al., Adaptive Subgradient Methods, JMLR 2011; block soft
+    thresholding: Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1): a group stays at exactly zero where the
+    norm of its averaged gradient is below ``weight``.
     """
     (rate,) = {group["lr"] for group in optimiser.param_groups[:1]}
     _, decay = optimiser.param_groups[0]["betas"]
     for parameters in groups.values():
-        ups: list[torch.Tensor] = [p for p in parameters[1::2] if p in optimiser.state]
+        ups: list[torch.Tensor] = [p for p in parameters if p in optimiser.state]
         if not ups:
             continue
         states = [optimiser.state[p] for p in ups]

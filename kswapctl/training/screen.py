@@ -14,8 +14,8 @@ from kswapctl.training.subject import Subject
 
 BATCHES = 2
 """Batches whose gradient is summed."""
-SHARE = 0.5
-"""Share of the blocks' squared gradient norms that the proposed blocks hold at least."""
+SHARE = 1 / 3
+"""Share of the sum of all blocks' gradient norms that the proposed blocks hold at least."""
 
 
 def screen(subject: Subject, method: Method, context: Context, pools: Pools, plan: Plan) -> dict[str, float]:
@@ -39,11 +39,10 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
 
 
 def shortest(norms: dict[str, float]) -> int:
-    """How many of the last blocks hold ``SHARE`` of the squared gradient norms."""
-    squares = [n * n for n in reversed(norms.values())]
-    wanted, held = SHARE * sum(squares), 0.0
-    for count, square in enumerate(squares, start=1):
-        held += square
-        if held >= wanted:
+    """How many of the last blocks hold ``SHARE`` of the sum of all gradient norms."""
+    held = 0.0
+    for count, norm in enumerate(reversed(norms.values()), start=1):
+        held += norm
+        if held >= SHARE * sum(norms.values()):
             return count
-    return len(squares)
+    return len(norms)

@@ -76,6 +76,12 @@ class Subject:
         """Trained parameters by block: A and B of each layer in turn, or the layers' whole weights."""
         return {b.name: [p for layer in b.layers for p in self.layers[layer].trained] for b in self.blocks}
 
+    def emptied(self) -> dict[str, list[nn.Parameter]]:
+        """By block, the trained parameters that are zero where the block is unchanged: B, unless weights are whole."""
+        if self.shape.whole:
+            return {}
+        return {b.name: [self.layers[layer].b for layer in b.layers] for b in self.blocks}
+
     def autocast(self) -> torch.autocast:
         """Mixed precision in the subject's dtype; off for fp32."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)

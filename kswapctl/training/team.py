@@ -8,13 +8,16 @@ it is the loss of one process, whatever the method makes of a batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from kswapctl.errors import TeamError
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,16 @@ class Team:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
+        with _together():
+            dist.all_reduce(flat)
         for gradient, mean in zip(gradients, (flat / self.size).split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def wait(self) -> None:
         """Return once every process is here; one that has died ends all the others here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
 
 ALONE = Team()
@@ -71,7 +76,8 @@ class _Join(torch.autograd.Function):
         padded = part.new_zeros(max(sizes), *part.shape[1:])
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
+        with _together():
+            dist.all_gather(parts, padded)
         return torch.cat([p[:size] for p, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
@@ -80,16 +86,34 @@ class _Join(torch.autograd.Function):
         return gradient[ctx.team.share(ctx.count)] * ctx.team.size, None, None
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Inside, processes talk; where one has gone, the others are told instead of shown a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TeamError(
+            "another process of this operation has ended; nothing was registered",
+            "see its own message, then start again",
+        ) from error
+
+
 def is_team() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_follower() -> bool:
+    """Whether this process trains along and writes nothing."""
+    return is_team() and os.environ.get("RANK", "0") != "0"
+
+
 def gather_team(cpu: bool) -> Team:
     """Meet the other processes, if torchrun started any; ``cpu`` even where there is a GPU."""
     if not is_team():
-        return Team()
+        return ALONE
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu)
+    with _together():
+        state = PartialState(cpu=cpu)
     return Team(state.process_index, state.num_processes)
