@@ -64,18 +64,18 @@ def test_group_sparsity_sums_the_groups():
 def test_the_proximal_step_shortens_a_group_and_zeroes_a_short_one():
     """After one step of Adam each group's metric is its gradient's root mean square, here 1 and 4.
 
-    Weight 20 at rate 0.1 is 2 in the first metric and 0.5 in the second: norm 5 less 2 is 3, a factor of 3/5; norm 1
-    less 2 is below zero, exactly zero; norm 1 less 0.5 is a half.
+    Half of the largest norm, 4, is a weight of 2: at rate 1 it is 2 in the first metric and 0.5 in the second. Norm 5
+    less 2 is 3, a factor of 3/5; norm 1 less 2 is below zero, exactly zero; norm 1 less 0.5 is a half.
     """
     values = {"long": [3.0, 4.0], "short": [1.0], "steep": [1.0]}
     groups = {name: [nn.Parameter(torch.tensor(value))] for name, value in values.items()}
-    optimiser = torch.optim.AdamW([p for g in groups.values() for p in g], lr=0.1, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW([p for g in groups.values() for p in g], lr=1.0, betas=(0.9, 0.99))
     for name, (parameter,) in groups.items():
         parameter.grad = torch.full_like(parameter, 4.0 if name == "steep" else 1.0)
     optimiser.step()
     for name, (parameter,) in groups.items():
         parameter.data = torch.tensor(values[name])
-    shrink(optimiser, groups, 20.0)
+    shrink(optimiser, groups, 0.5)
     assert groups["long"][0].tolist() == pytest.approx([1.8, 2.4])
     assert groups["short"][0].tolist() == [0.0]
     assert groups["steep"][0].tolist() == pytest.approx([0.5])

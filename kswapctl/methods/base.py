@@ -107,7 +107,10 @@ class Method:
     view_strength: float = 0.5
     """How far the variants go, in [0, 1]."""
     sparsity: float = 0.0
-    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    """Group-sparse penalty: the share of the largest block's gradient below which a block stays exactly as it is.
+
+    Where it is no proximal step: the weight of the sum over blocks of the norm of their adapter.
+    """
     proximal: bool = True
     """Apply the penalty as a proximal step, which makes unused blocks exactly zero; else as a loss term."""
     form: str = "adapter"

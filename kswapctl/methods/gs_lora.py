@@ -18,6 +18,7 @@ from kswapctl.methods.terms import bounded, bounded_mean, distill, group_sparsit
 from kswapctl.spec import Role
 
 PAPER = {
+    "blocks": "all",
     "rank": 8,
     "scale": 0.125,
     "lr": 1e-2,
@@ -43,13 +44,25 @@ class Learn(Method):
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
     presets: ClassVar = {"default": {}, "paper": PAPER | {"beta": 1.0, "handicap": 0.0}}
 
-    lr: float = 5e-3
+    rank: int = 16
+    """Rank of the adapters."""
+    blocks: str = "auto"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
+    lr: float = 6e-3
     """Highest learning rate of AdamW for the adapters."""
-    sparsity: float = 4.0
-    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    steps: int = 60
+    """Steps of one cycle, along which the learning rate rises and falls."""
+    cycles: int = 1
+    """Most cycles; training ends with the first after which the targets hold on the validation part."""
+    retain_views: int = 2
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
+    change_views: int = 2
+    """Fixed variants of each image to learn."""
+    sparsity: float = 0.1
+    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
-    distillation: float = 1.0
+    distillation: float = 6.0
     """Weight of the distillation from the model before, which gives new classes no probability."""
     temperature: float = 2.0
     """Temperature of the distillation."""
@@ -86,14 +99,22 @@ class Forget(Method):
         | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
     }
 
-    steps: int = 70
+    rank: int = 16
+    """Rank of the adapters."""
+    blocks: str = "auto"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
+    lr: float = 6e-3
+    """Highest learning rate of AdamW for the adapters."""
+    steps: int = 60
     """Steps of one cycle, along which the learning rate rises and falls."""
-    change_views: int = 3
+    retain_views: int = 2
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
+    change_views: int = 2
     """Fixed variants of each image to forget."""
     learned_weight: int = 2
     """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
-    sparsity: float = 3.0
-    """Weight of the group-sparse penalty, the sum over blocks of the norm of their adapter."""
+    sparsity: float = 0.1
+    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     bound: float = 1.5
     """Forget loss, in ``bound_unit``, above which an image counts as forgotten."""
     bound_unit: str = "ln K"

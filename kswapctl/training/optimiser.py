@@ -32,27 +32,34 @@ def cosine(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter]], weight: float) -> None:
-    """Proximal step of ``weight`` times the sum over groups of the norm of their parameters.
+def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter]], share: float) -> None:
+    """Proximal step of a weight times the sum over groups of the norm of their parameters.
 
     A block whose B factors are zero changes nothing, whatever its A: groups are its B factors. The step is taken in
     the metric of Adam, one scale a group (Duchi et al., Adaptive Subgradient Methods, JMLR 2011; block soft
-    thresholding: Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1): a group stays at exactly zero where the
-    norm of its averaged gradient is below ``weight``.
+    thresholding: Parikh & Boyd, Proximal Algorithms, 2014, section 6.5.1). The weight is ``share`` of the largest
+    gradient norm of a group, so that it means the same for every network and loss: a group stays at exactly zero
+    where its averaged gradient is below that.
     """
-    (rate,) = {group["lr"] for group in optimiser.param_groups[:1]}
+    rate = optimiser.param_groups[0]["lr"]
     _, decay = optimiser.param_groups[0]["betas"]
-    for parameters in groups.values():
-        ups: list[torch.Tensor] = [p for p in parameters if p in optimiser.state]
-        if not ups:
-            continue
-        states = [optimiser.state[p] for p in ups]
-        steps = states[0]["step"]
-        total = torch.stack([s["exp_avg_sq"].sum() for s in states]).sum()
-        metric = (total / sum(p.numel() for p in ups) / (1 - decay**steps)).sqrt()
+    seen = [ups for ups in groups.values() if all(p in optimiser.state for p in ups)]
+    squares = [_second_moment(optimiser, ups, decay) for ups in seen]
+    if not seen:
+        return
+    weight = share * torch.stack(squares).max().sqrt()
+    for ups, square in zip(seen, squares, strict=True):
+        metric = (square / sum(p.numel() for p in ups)).sqrt()
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(ups)))
         kept = (1 - weight * rate / (metric * norm).clamp_min(1e-20)).clamp_min(0.0)
         torch._foreach_mul_(ups, kept)
+
+
+def _second_moment(optimiser: torch.optim.Optimizer, ups: list[nn.Parameter], decay: float) -> torch.Tensor:
+    """Running mean of the squared norm of the gradient of ``ups``."""
+    states = [optimiser.state[p] for p in ups]
+    total = torch.stack([s["exp_avg_sq"].sum() for s in states]).sum()
+    return total / (1 - decay ** states[0]["step"])
 
 
 @contextmanager
