@@ -257,6 +257,7 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
             "seed": version.spec["seed"],
             "steps": record["steps"],
             "targets met": "yes" if record["met"] else "no",
+            "blocks adapted": record.get("blocks", ""),
             "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
             "stored": render.size(version.size),
             "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),

@@ -43,7 +43,7 @@ def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter
     """
     rate = optimiser.param_groups[0]["lr"]
     _, decay = optimiser.param_groups[0]["betas"]
-    seen = [ups for ups in groups.values() if all(p in optimiser.state for p in ups)]
+    seen: list[list[torch.Tensor]] = [list(ups) for ups in groups.values() if all(p in optimiser.state for p in ups)]
     squares = [_second_moment(optimiser, ups, decay) for ups in seen]
     if not seen:
         return
@@ -55,11 +55,12 @@ def shrink(optimiser: torch.optim.Optimizer, groups: dict[str, list[nn.Parameter
         torch._foreach_mul_(ups, kept)
 
 
-def _second_moment(optimiser: torch.optim.Optimizer, ups: list[nn.Parameter], decay: float) -> torch.Tensor:
+def _second_moment(optimiser: torch.optim.Optimizer, ups: list[torch.Tensor], decay: float) -> torch.Tensor:
     """Running mean of the squared norm of the gradient of ``ups``."""
     states = [optimiser.state[p] for p in ups]
     total = torch.stack([s["exp_avg_sq"].sum() for s in states]).sum()
-    return total / (1 - decay ** states[0]["step"])
+    moment: torch.Tensor = total / (1 - decay ** states[0]["step"])
+    return moment
 
 
 @contextmanager
