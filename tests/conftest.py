@@ -147,7 +147,7 @@ def state_fixture() -> Callable[[Path], Any]:
     return state
 
 
-@pytest.fixture(name="invoke")
+@pytest.fixture(name="invoke", scope="session")
 def invoke_fixture() -> Run:
     return invoke
 

@@ -12,7 +12,21 @@ import typer
 import typer.core
 from kswap_registry import RegistryError
 
-from kswapctl.cli import audit, care, change, declared, demo, history, look, record, registry, render, share, ship
+from kswapctl.cli import (
+    audit,
+    care,
+    change,
+    declared,
+    demo,
+    history,
+    look,
+    purge,
+    record,
+    registry,
+    render,
+    share,
+    ship,
+)
 from kswapctl.errors import DiskError, KswapError
 from kswapctl.operations.environment import SAME_INDEX, is_mismatch
 
@@ -77,7 +91,7 @@ def _options(
     """Options before the command."""
 
 
-for module in (demo, registry, change, declared, look, history, audit, record, ship, share, care):
+for module in (demo, registry, change, declared, look, history, audit, record, purge, ship, share, care):
     for name, command in module.COMMANDS.items():
         app.command(name)(command)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from kswap_registry import Registry, RegistryError, copies, doctor
+from kswap_registry import PurgedBlob, Registry, RegistryError, copies, doctor
 from kswap_registry.doctor import Finding, Moved
 
 from kswapctl.errors import IntegrityError, KswapError, UnsafeInputError, UsageError
@@ -56,6 +56,8 @@ def recompose(registry: Registry, progress: Progress) -> list[Finding]:
     for model, number in heads:
         try:
             load_version(registry, registry.resolve(f"{model}@{number or 'base'}"))
+        except PurgedBlob:
+            pass  # on purpose: its history says so
         except (KswapError, RegistryError) as error:
             findings.append(Finding("I6", f"{model}@{number or 'base'}", error.message))
         progress.advance()

@@ -45,7 +45,7 @@ def write_record(
     event = _last_audit(registry, version)
     subjects = {f"weights of {version.ref}": version.weights}
     subjects |= {f"adapter of {v.ref}": v.adapter for v in registry.stack(version)}
-    remains = find_remains(registry, version, event.payload["original"])
+    remains = find_remains(registry, event.payload["original"])
     predicate = {
         "request": request,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -69,7 +69,7 @@ def _remove_all(registry: Registry, garbage: list[Remain], command: str) -> None
     # scratch first and unrecorded: on a full disk this makes the room that the history row needs
     for remain in garbage:
         if remain.path.parent == scratch:
-            _remove(remain.path)
+            remove(remain.path)
             point("gc.after_scratch")
     blobs = [remain for remain in garbage if remain.path.parent != scratch]
     _tell(registry, blobs, command)
@@ -77,7 +77,7 @@ def _remove_all(registry: Registry, garbage: list[Remain], command: str) -> None
         recorded = {row["digest"] for row in registry.database.rows("SELECT digest FROM blobs")}
         for remain in blobs:
             if remain.path.name not in recorded:
-                _remove(remain.path)
+                remove(remain.path)
                 point("gc.after_one")
 
 
@@ -89,7 +89,8 @@ def _tell(registry: Registry, blobs: list[Remain], command: str) -> None:
     point("gc.after_history")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -12,6 +12,7 @@ from .durable import open_regular, sync_folder, temporary_name, write_new
 from .errors import AlreadyExists, CorruptBlob, Damaged, NoRegistry, storage_errors
 from .faults import point
 from .store import Registry
+from .tombstones import tombstones
 
 
 def backup(registry: Registry, target: Path) -> None:
@@ -74,9 +75,10 @@ def _copy_blobs(store: BlobStore, staging: Path) -> None:
     database = Database(staging / layout.DATABASE, read_only=True)
     try:
         rows = database.rows("SELECT digest, size FROM blobs ORDER BY digest")
+        gone = tombstones(database)
     finally:
         database.close()
-    for row in rows:
+    for row in (row for row in rows if row["digest"] not in gone):
         path = store.check(Blob(row["digest"], row["size"]), deep=False)
         copied = BlobStore(staging).add(path)
         if copied.digest != row["digest"]:

@@ -22,6 +22,7 @@ from .errors import MissingBlob, RegistryError, storage_errors
 from .faults import point
 from .records import Version, reference
 from .remains import remains
+from .tombstones import tombstones
 
 if TYPE_CHECKING:
     from .store import Registry
@@ -160,7 +161,12 @@ def _tables(registry: Registry) -> Iterator[Finding]:
 
 
 def _blobs(registry: Registry, deep: bool) -> Iterator[Finding]:
+    gone = tombstones(registry.database)
     for row in registry.database.rows(_OWNED):
+        if row["digest"] in gone:
+            if os.path.lexists(registry.store.path(row["digest"])):
+                yield Finding("I1", row["owner"], "was purged and is still here: purge again", serious=False)
+            continue
         try:
             registry.store.check(Blob(row["digest"], row["size"]), deep=deep)
         except MissingBlob as error:

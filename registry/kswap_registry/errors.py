@@ -125,6 +125,33 @@ class CorruptBlob(RegistryError):
         super().__init__(f"blob {digest[:12]} is damaged: {reason}", "restore it from a backup or another registry")
 
 
+class PurgedBlob(RegistryError):
+    """A recorded file was removed for good, on purpose."""
+
+    exit_code = 3
+    kind = "purged"
+
+    def __init__(self, digest: str, when: str) -> None:
+        super().__init__(f"blob {digest[:12]} was purged at {when}", "its model has a replacement: kswapctl log")
+
+
+class StillNeeded(RegistryError):
+    """A purge would take what a head still needs."""
+
+    exit_code = 2
+    kind = "still-needed"
+
+
+class NotConfirmed(RegistryError):
+    """A purge was asked for without the model's name."""
+
+    exit_code = 2
+    kind = "not-confirmed"
+
+    def __init__(self, name: str, said: str) -> None:
+        super().__init__(f"{said!r} is not the model's name", f"a purge cannot be undone; to confirm it, say {name}")
+
+
 class NewerSchema(RegistryError):
     """The registry was written by a newer release."""
 

@@ -14,11 +14,21 @@ from .blobs import Blob, BlobStore
 from .database import Database
 from .digests import text
 from .durable import open_regular
-from .errors import AlreadyExists, Damaged, MissingBlob, NoRegistry, ReadOnly, UnknownVersion, storage_errors
+from .errors import (
+    AlreadyExists,
+    Damaged,
+    MissingBlob,
+    NoRegistry,
+    PurgedBlob,
+    ReadOnly,
+    UnknownVersion,
+    storage_errors,
+)
 from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
 from .records import Attempt, Event, Model, Version
+from .tombstones import tombstones
 
 OnWait = Callable[[Holder], None]
 
@@ -113,7 +123,13 @@ class Registry:
         size = self.database.value("SELECT size FROM blobs WHERE digest = ?", digest)
         if size is None:
             raise MissingBlob(digest, " (nothing in this registry refers to it)")
-        return self.store.check(Blob(digest, size), deep=verify)
+        try:
+            return self.store.check(Blob(digest, size), deep=verify)
+        except MissingBlob:
+            when = tombstones(self.database).get(digest)
+            if when is None:
+                raise
+        raise PurgedBlob(digest, when)
 
     def commitment(self, data: bytes) -> str:
         """HMAC-SHA256 of ``data`` with the registry's key: proves later what was used, and tells nothing."""

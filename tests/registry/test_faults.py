@@ -25,6 +25,7 @@ from kswap_registry import (
     copies,
     doctor,
     faults,
+    purge,
     writing,
 )
 
@@ -66,6 +67,16 @@ def littered(home: Path) -> None:
     (shard / ("00" * 32)).write_text("nobody refers to this")
     (home / "registry" / "tmp" / "left").mkdir()
     (home / "registry" / "tmp" / "left" / "part").write_text("of an adapter")
+
+
+def replaced(home: Path) -> None:
+    """The head of faces is the base of clean, and something lies around."""
+    littered(home)
+    (home / "merged").write_text("weights of faces, merged")
+    with Registry.open(home / "registry") as registry:
+        registry.add_model(
+            "clean", task="t", source="s", spec={}, classes=["a"], fingerprint="w", files={"model": home / "merged"}
+        )
 
 
 def backed_up(home: Path) -> None:
@@ -140,6 +151,7 @@ SCENARIOS = {
     "migrate": Scenario(old, inside(lambda registry: None)),
     "fix": Scenario(littered, inside(doctor.fix)),
     "gc": Scenario(littered, inside(lambda registry: cleanup.gc(registry, timedelta(0), dry_run=False))),
+    "purge": Scenario(replaced, inside(lambda registry: purge.purge(registry, "faces", confirm="faces"))),
     "backup": Scenario(grown, lambda home: inside(lambda registry: copies.backup(registry, home / "backup"))(home)),
     "restore": Scenario(backed_up, lambda home: copies.restore(home / "backup", home / "registry").close()),
 }

@@ -1,0 +1,50 @@
+"""Purge a model whose classes were forgotten: what knew them goes from the registry, its history stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kswap_registry import Registry, purge
+
+from kswapctl.errors import UsageError
+from kswapctl.operations.residue import shipped_from
+from kswapctl.operations.versions import knowledge_of
+
+
+@dataclass(frozen=True)
+class Purging:
+    """What went, or would go, and what stays out of reach."""
+
+    purge: purge.Purge
+    forgotten: tuple[str, ...]
+    """The classes for whose sake it goes."""
+    elsewhere: tuple[str, ...]
+    """Files written from versions that know them, which nobody can take back."""
+
+
+def plan_purge(registry: Registry, name: str) -> Purging:
+    """What would go. Every branch must stand at a version that forgot, and be a model of its own, merged."""
+    model = registry.model(name)
+    heads = [registry.resolve(f"{name}@{number or 'base'}") for number in registry.branches(name).values()]
+    forgotten: dict[str, None] = {}
+    for head in heads:
+        gone = knowledge_of(model, head).forgotten
+        if not gone:
+            raise UsageError(
+                f"a branch of {name} stands at {head.ref}, which has forgotten nothing",
+                f"move it to a version that has: kswapctl branch {name} BRANCH --to V",
+            )
+        forgotten |= dict.fromkeys(gone)
+    knew = {v.number for v in registry.versions(name) if _knows(knowledge_of(model, v).known, forgotten)}
+    return Purging(purge.plan(registry, name), tuple(forgotten), shipped_from(registry, name, knew))
+
+
+def purge_model(registry: Registry, name: str, confirm: str, command: str) -> Purging:
+    """Remove it; ``confirm`` repeats the name."""
+    planned = plan_purge(registry, name)
+    done = purge.purge(registry, name, confirm=confirm, command=command)
+    return Purging(done, planned.forgotten, planned.elsewhere)
+
+
+def _knows(known: tuple[str, ...], classes: dict[str, None]) -> bool:
+    return not set(classes).isdisjoint(known)

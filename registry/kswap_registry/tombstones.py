@@ -1,0 +1,27 @@
+"""What was purged: the history names each digest that went, and is asked before a missing file counts as damage."""
+
+from __future__ import annotations
+
+import json
+
+from .database import Database
+from .errors import Damaged
+
+TOLD = "purged"
+"""Where a history entry's payload names what went: digest to size."""
+
+
+def tombstones(database: Database) -> dict[str, str]:
+    """Digest of each purged file to when it went; one that was stored again since is no longer among them."""
+    found: dict[str, str] = {}
+    if database.value("SELECT 1 FROM history WHERE action = 'purge'") is None:
+        return found
+    for row in database.rows("SELECT seq, time, payload FROM history ORDER BY seq"):
+        try:
+            told = json.loads(row["payload"])
+        except ValueError as error:
+            raise Damaged(f"history entry {row['seq']} is damaged: {error}") from error
+        found |= dict.fromkeys(told.get(TOLD, ()), row["time"])
+        for digest in told.get("files", {}).values():
+            found.pop(digest, None)
+    return found

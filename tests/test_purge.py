@@ -1,0 +1,105 @@
+"""``kswapctl purge``: what knew the forgotten classes goes, on purpose only, and the history tells of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def merged_home(trained_home: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory, invoke: Run) -> Path:
+    """The head of digits is a model of its own, clean; not to be changed."""
+    folder = tmp_path_factory.mktemp("merged")
+    home = Path(shutil.copytree(trained_home, folder / "registry"))
+    for line in (
+        ("merge", "digits", "-o", folder / "clean.safetensors"),
+        ("add", "clean", folder / "clean.safetensors", "--data", digits),
+    ):
+        assert invoke(home, *line).code == 0
+    return home
+
+
+@pytest.fixture
+def merged(merged_home: Path, tmp_path: Path, invoke: Run) -> Run:
+    """Run in a copy of it."""
+    home = Path(shutil.copytree(merged_home, tmp_path / "registry"))
+    return lambda *arguments: invoke(home, *arguments)
+
+
+def history(run: Run) -> Any:
+    return run("log", "--json").json
+
+
+def test_a_purge_first_only_tells(merged: Run) -> None:
+    before = history(merged)
+    ran = merged("purge", "digits")
+    assert ran.code == 0
+    assert "would be removed for good: --confirm digits" in ran.out
+    told = merged("purge", "digits", "--json").json
+    assert (told["removed"], told["forgotten"], told["replaced"]) == (False, ["three"], {"main": "clean"})
+    assert len(told["files"]) == 5
+    assert history(merged) == before
+    assert merged("eval", "digits@1", "--json").code == 0
+
+
+def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
+    kept = merged("log", "--head", "--json").json
+    assert merged("purge", "digits", "--confirm", "digits").code == 0
+    ran = merged("eval", "digits@1", "--json")
+    assert (ran.code, ran.json["kind"]) == (3, "purged")
+    assert merged("rollback", "digits", "--to", "base").code == 0  # a head is only a name
+    assert merged("log", "--verify", "--kept", kept["head"]).code == 0
+    assert [e["action"] for e in history(merged)][-2:] == ["purge", "rollback"]
+    assert merged("list", "digits", "--json").code == 0
+    assert merged("eval", "clean", "--json").code == 0
+    assert merged("doctor", "--deep", "--json").json["sound"] is True
+
+
+def test_the_residue_says_purged(merged: Run) -> None:
+    quick = ("audit", "clean", "--classes", "three", "--tier", "quick", "--json", "-q")
+    assert merged(*quick).json["residue"]["level"] == "SUPPRESSED"
+    assert merged("purge", "digits", "--confirm", "digits").code == 0
+    assert merged(*quick).json["residue"] == {"level": "PURGED", "held": [], "shipped": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("digits", "--confirm", "digit"), "'digit' is not the model's name"),
+        (("clean",), "has forgotten nothing"),
+    ],
+)
+def test_what_is_no_purge_is_refused(merged: Run, line: tuple[str, ...], words: str) -> None:
+    before = history(merged)
+    ran = merged("purge", *line)
+    assert ran.code == 2
+    assert words in ran.err
+    assert history(merged) == before
+
+
+def test_a_branch_that_still_knows_holds_the_files(merged: Run) -> None:
+    assert merged("branch", "digits@1", "old").code == 0
+    ran = merged("purge", "digits", "--confirm", "digits")
+    assert ran.code == 2
+    assert "digits@1, which has forgotten nothing" in ran.err
+    assert merged("branch", "digits", "old", "--to", "2").code == 0
+    assert merged("purge", "digits", "--confirm", "digits").code == 0
+
+
+def test_without_a_replacement_nothing_goes(run: Run) -> None:
+    ran = run("purge", "digits", "--confirm", "digits")
+    assert ran.code == 2
+    assert "digits@2 needs the files" in ran.err
+    assert run("eval", "digits", "--json").code == 0
+
+
+def test_what_was_written_before_is_named(merged: Run, tmp_path: Path) -> None:
+    assert merged("merge", "digits@1", "-o", tmp_path / "knows.safetensors").code == 0
+    assert merged("bundle", "digits", "-o", tmp_path / "all.kswap").code == 0
+    assert merged("purge", "digits", "--json").json["elsewhere"] == ["merge of digits@1", "bundle of digits@2"]
