@@ -61,11 +61,16 @@ def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
     assert merged("doctor", "--deep", "--json").json["sound"] is True
 
 
-def test_the_residue_says_purged(merged: Run) -> None:
-    quick = ("audit", "clean", "--classes", "three", "--tier", "quick", "--json", "-q")
-    assert merged(*quick).json["residue"]["level"] == "SUPPRESSED"
-    assert merged("purge", "digits", "--confirm", "digits").code == 0
-    assert merged(*quick).json["residue"] == {"level": "PURGED", "held": [], "shipped": []}
+def test_the_residue_of_the_replacement_says_purged(merged_home: Path, tmp_path: Path) -> None:
+    from kswap_registry import Registry, purge
+    from kswapctl.operations.residue import find_remains, knew_before_merging
+
+    with Registry.open(Path(shutil.copytree(merged_home, tmp_path / "registry"))) as registry:
+        knew = knew_before_merging(registry, registry.resolve("clean"), ("three",))
+        assert knew == "digits@1"
+        assert find_remains(registry, knew).level == "SUPPRESSED"
+        purge.purge(registry, "digits", confirm="digits")
+        assert find_remains(registry, knew).level == "PURGED"
 
 
 @pytest.mark.parametrize(

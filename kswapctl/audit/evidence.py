@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kswapctl.data.images import Images, normalise
 from kswapctl.models.blocks import find_blocks
+from kswapctl.models.depths import SHARES, blocks_at, pooled
 from kswapctl.models.heads import classifier_path
 from kswapctl.spec import Preprocessing
 
@@ -24,7 +25,7 @@ Integers = NDArray[np.int64]
 
 LAST = "last"
 """The depth before the classifier."""
-DEPTHS = ("1/3", "2/3", LAST)
+DEPTHS = (*SHARES, LAST)
 """Where features are taken: after a third and two thirds of the blocks (mean over places), and at the classifier."""
 BATCH = 128
 """Images per forward; fixed, so that the same weights give the same bits."""
@@ -49,11 +50,11 @@ def observe(
     """Run ``network`` over ``images`` once and keep what it makes of them."""
     path = classifier_path(network)
     blocks = find_blocks(network, path)
-    places = {DEPTHS[i]: blocks[max(0, round(len(blocks) * (i + 1) / 3) - 1)].name for i in range(2)}
+    places = blocks_at(blocks)
     caught: dict[str, list[Tensor]] = {depth: [] for depth in DEPTHS}
     hooks = [
         network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, depth=depth: caught[depth].append(_pool(output).float().cpu())
+            lambda _, __, output, depth=depth: caught[depth].append(pooled(output).float().cpu())
         )
         for depth, name in places.items()
     ]
@@ -74,14 +75,3 @@ def observe(
             hook.remove()
     depths = {depth: torch.cat(parts).numpy() for depth, parts in caught.items()}
     return Observed(depths, torch.cat(logits).numpy(), tuple(s.label for s in images.samples))
-
-
-def _pool(output: Any) -> Tensor:
-    """(B, D): the mean over tokens of (B, T, D), or over places of (B, D, H, W) or (B, H, W, D)."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    if tensor.ndim < 3:
-        return tensor
-    if tensor.ndim == 3:
-        return tensor.mean(1)
-    channels_last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
-    return tensor.mean((1, 2)) if channels_last else tensor.mean((2, 3))

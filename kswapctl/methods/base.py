@@ -23,11 +23,11 @@ class Seen:
     targets: Tensor
     """(B,) rows of the classifier."""
     features: Tensor
-    """(B, D), the classifier's input."""
+    """(B, D), the classifier's input; (B, E + D) behind the depths that the method watches, if any."""
     outputs: Tensor
     """(B, K) logits; K counts rows being learned."""
     before_features: Tensor
-    """(B, D) of the model before the operation, on the same view of the image."""
+    """The same of the model before the operation, on the same view of the image."""
     before: Tensor
     """(B, K_known) logits of the model before the operation."""
 
@@ -54,6 +54,8 @@ class Context:
     """The adapted layers by path: weight, and how far it has moved."""
     forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     """A pool's prepared activations to (B, D) features and (B, K) logits, as the model is now."""
+    widths: tuple[int, ...] = ()
+    """Columns of the features by depth: those that the method watches, and the classifier's input."""
     step: int = 0
     """The step being taken, from 1."""
     memory: dict[str, Any] = field(default_factory=dict)
@@ -155,6 +157,10 @@ class Method:
     def first_bias(self) -> float:
         """What is added to the bias that imprinting gives a new class, before the first step, in logits."""
         return 0.0
+
+    def watched(self) -> tuple[str, ...]:
+        """Depths of the network (names in ``models.depths.SHARES``) whose pooled features the method wants as well."""
+        return ()
 
     def prepare(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Before the first step: teachers, importances, prototypes go to ``context.memory``."""

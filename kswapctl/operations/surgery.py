@@ -15,6 +15,7 @@ from kswapctl.data.sets import Chosen, check_disjoint, count, gather
 from kswapctl.data.views import make_views
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
+from kswapctl.models.depths import blocks_at
 from kswapctl.models.heads import Labelled, classifier_path, imprint
 from kswapctl.models.lora import Shape
 from kswapctl.models.weights import fingerprint
@@ -65,6 +66,7 @@ class Bench:
             groups=subject.groups,
             layers=subject.layers,
             forward=subject.forward,
+            widths=subject.widths,
         )
 
     def targets(self, part: str) -> torch.Tensor:
@@ -140,6 +142,8 @@ def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: P
         chosen = with_all_layers(network, chosen)
     shape = Shape(method.rank, method.scale, method.form == "whole")
     subject = Subject.prepare(network, every, chosen, shape, dtype)
+    depths = blocks_at(every)
+    subject.watched = tuple(depths[name] for name in method.watched())
     if choice != AUTO:
         return subject, f"{choice}: as asked" if bench.change.blocks else f"{choice}: the method's choice"
     progress.stage("choosing blocks", 1)

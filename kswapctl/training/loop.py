@@ -157,7 +157,7 @@ def batch_losses(
         picks[role] = views.to(subject.device, non_blocking=True), images.to(subject.device, non_blocking=True)
     count = sum(len(images) for _, images in picks.values())
     features = plan.team.join(subject.features(_rows(pools, picks, plan.team.share(count))), count)
-    outputs = subject.head(features)
+    outputs = subject.outputs(features)
     seen: dict[Role, Seen] = {}
     start = 0
     for role, (views, images) in picks.items():

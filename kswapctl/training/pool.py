@@ -71,9 +71,11 @@ class Maker:
         """
         flat = views.flatten(0, 1)
         device, dtype = self.subject.device, self.subject.dtype
-        shape = (len(flat), *self._below(flat[:1]).shape[1:])
-        first = self.subject.blocks[0].name
-        key = key_of(self.weights, first, str(dtype), str(self.subject.known_rows()), torch.__version__, flat)
+        one = self._below(flat[:1])
+        shape = (len(flat), *one.shape[1:])
+        self.subject.features(one)  # tells how wide they are, also where what follows is recalled
+        place = (self.subject.blocks[0].name, *self.subject.watched)
+        key = key_of(self.weights, *place, str(dtype), str(self.subject.known_rows()), torch.__version__, flat)
         if found := self.cache.recall(key, shape, dtype):
             activations, before = found
         else:

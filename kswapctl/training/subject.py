@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from kswapctl.models.blocks import Block
 from kswapctl.models.cut import cut
+from kswapctl.models.depths import pooled
 from kswapctl.models.heads import GrowingHead, classifier_path
 from kswapctl.models.lora import Adapter, Layer, Shape, extract, fresh_layers
 
@@ -38,6 +39,10 @@ class Subject:
     shape: Shape
     dtype: torch.dtype
     """Of the forward and backward; factors, sums and the classifier stay fp32."""
+    watched: tuple[str, ...] = ()
+    """Paths of blocks whose pooled outputs stand before the features."""
+    widths: tuple[int, ...] = ()
+    """Columns of the features by depth, the classifier's input last; known after the first run."""
 
     @classmethod
     def prepare(
@@ -87,16 +92,30 @@ class Subject:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D) features before the classifier and (B, K) outputs, both fp32."""
+        """(B, D) features before the classifier, behind those of watched blocks, and (B, K) outputs, both fp32."""
         features = self.features(activations)
-        return features, self.head(features)
+        return features, self.outputs(features)
 
     def features(self, activations: Tensor) -> Tensor:
-        """(B, D) features before the classifier, fp32."""
+        """(B, D) features before the classifier, behind those of watched blocks, fp32."""
         weights = {f"{path}.weight": layer.now().to(self.dtype) for path, layer in self.layers.items()}
-        with self.autocast():
-            features: Tensor = functional_call(self.above, weights, (activations,))
-        return features.float()
+        seen: list[Tensor] = []
+        blocks = [self.model.get_submodule(path) for path in self.watched]
+        hooks = [b.register_forward_hook(lambda _, __, output: seen.append(pooled(output).float())) for b in blocks]
+        try:
+            with self.autocast():
+                last: Tensor = functional_call(self.above, weights, (activations,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        seen.append(last.float())
+        self.widths = tuple(f.shape[1] for f in seen)
+        return torch.cat(seen, dim=1)
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """(B, K) outputs from what :meth:`features` gave."""
+        outputs: Tensor = self.head(features[:, -self.widths[-1] :])
+        return outputs
 
     def lift(self, count: int) -> nn.Module:
         """Train the first ``count`` adapted blocks no longer and cut above them.
