@@ -1,11 +1,11 @@
 """Hold the audit against models whose truth is known: does every measure rank them rightly, and what is the verdict?
 
-Four models without the same classes, over seeds: the original, one whose head was masked, ours, and one retrained
-without the classes. The reference is a retrained model of another seed where two or more are given, else the classes
-that no model ever saw. Run, with the data unpacked::
+Models without the same classes, over seeds: the original, one whose head was masked, what our methods leave, and one
+retrained without the classes. Each is held against a retrained network of another seed (R1) and against the classes
+that no model ever saw (R3), where there are such. Run, with the data unpacked::
 
     python benchmarks/audit_calibration.py --base signs38.safetensors --data signs43 \\
-        --retrained retrained.safetensors -o audit-calibration.json
+        --retrained retrained0.safetensors retrained1.safetensors --tier deep -o audit-calibration.json
 """
 
 import argparse
@@ -16,115 +16,183 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kswap_registry import Registry
+from kswap_registry import Registry, Version
 from swap_signs import FORGET
 
+from kswapctl.audit.cases import Case
 from kswapctl.audit.protocol import Extra, Models, Plan, conduct
+from kswapctl.audit.relearn import Curve
 from kswapctl.audit.verdict import AUDIT_V1, Measure, judge
 from kswapctl.models.checkpoint import Description, load
 from kswapctl.operations.audit import build_models, case_of, look
-from kswapctl.operations.audit_material import Known, Request, choose_images, choose_subject
+from kswapctl.operations.audit_material import Known, Request, Subject, choose_images, choose_subject
+from kswapctl.operations.audit_networks import ByPart, Pupil, teach
 from kswapctl.operations.change import apply
 from kswapctl.operations.models import add_model
 from kswapctl.progress import Silent
 from kswapctl.spec import Change
 
-MODELS = ("original", "head-masked", "ours", "retrained")
-
 
 def main() -> None:
-    """Audit the four models with every seed, print a table, write JSON."""
+    """Audit the models with every seed, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--forget", default=",".join(FORGET))
-    parser.add_argument("--method", default="gs-lora")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="one file or one a seed")
+    parser.add_argument("--methods", nargs="+", default=["erase"], help="NAME or NAME:PRESET")
+    parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="one file or more, each of its own seed")
     parser.add_argument("--control", default="")
-    parser.add_argument("--tier", choices=("quick", "standard"), default="standard")
+    parser.add_argument("--tier", choices=("quick", "standard", "deep"), default="standard")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    runs = [calibrate(options, seed) for seed in options.seeds]
-    print(table(runs))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(runs, indent=2) + "\n")
+    runs = []
+    for seed in options.seeds:
+        start = time.monotonic()
+        runs.append(calibrate(options, seed))
+        print(f"seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(runs, indent=2) + "\n")
+    for kind in runs[0]:
+        print(table(runs, kind))
 
 
-Found = dict[str, dict[str, object]]
-"""Model to its verdict and its measures."""
+Found = dict[str, dict[str, dict[str, Any]]]
+"""Kind of reference to model to its verdict and its measures."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all audits of one seed share."""
+
+    options: argparse.Namespace
+    seed: int
+    subject: Subject
+    images: ByPart
+    plan: Plan
+
+    def meet(self, known: Known) -> Case:
+        """A network as a case."""
+        return case_of(known, look(known, self.images, "cpu", Silent()), self.subject)
+
+    def teach(self, known: Known, case: Case, role: str = "forget") -> Curve | None:
+        """How fresh adapters learn again, in the deep tier."""
+        if self.options.tier != "deep":
+            return None
+        blocks = self.subject.blocks
+        pupil = Pupil(known, case, role)
+        return self.plan.once("M6b", case, lambda: teach(pupil, blocks, self.images, self.seed, Silent()))
 
 
 def calibrate(options: argparse.Namespace, seed: int) -> Found:
-    """Audit the four models with one seed."""
-    files = options.retrained
-    truth = files[seed % len(files)] if files else None
-    reference = files[(seed + 1) % len(files)] if len(files) > 1 else None
-    settings = dict(text.split("=", 1) for text in options.set)
-    forget = Change(
-        "forget", tuple(options.forget.split(",")), options.data, method=options.method, settings=settings, seed=seed
-    )
+    """Audit every model with one seed, against each reference."""
+    request = Request(options.tier, control=options.control, seed=seed)
     with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
         add_model(registry, "model", options.base, Description(), options.data)
-        version = apply(registry, "model", forget, "benchmark", Silent()).version
-        request = Request(options.tier, reference=reference, control=options.control, seed=seed)
-        start = time.monotonic()
-        subject = choose_subject(registry, version, request)
-        images = choose_images(subject, [options.data], request, Silent())
-        models = build_models(subject, images, "cpu", Silent())
-    audited = {"original": models.original, "head-masked": models.masked, "ours": models.audited}
-    if truth:
-        checkpoint = load(str(truth), Description())
-        known = Known(truth.name, checkpoint.spec, checkpoint.spec.classes, checkpoint.weights)
-        audited["retrained"] = case_of(known, look(known, images, "cpu", Silent()), subject)
-    names = (*subject.retained, *subject.targets)
+        versions = {name: forget(registry, options, name, seed) for name in options.methods}
+        subjects = {name: choose_subject(registry, version, request) for name, version in versions.items()}
+    first = next(iter(subjects.values()))
+    images = choose_images(first, [options.data], request, Silent())
+    bench = Bench(options, seed, first, images, Plan(options.tier, seed))
+    models = build_models(first, images, "cpu", Silent())
+    audited = {"original": (first.original, models.original), "head-masked": (first.original, models.masked)}
+    for name, subject in subjects.items():
+        audited[name] = (subject.audited, models.audited if subject is first else bench.meet(subject.audited))
+    files = [from_file(path) for path in options.retrained]
+    met = [(known, bench.meet(known)) for known in files]
+    if met:
+        audited["retrained"] = met[seed % len(met)]
     found: Found = {}
-    for name, case in audited.items():
+    if models.reference is not None:
+        found["R3"] = against(bench, models, audited, (first.original, models.reference, "control"))
+    if met:
+        known, case = met[(seed + 1) % len(met)]
+        paired = dataclasses.replace(models, reference=case, kind="R1")
+        others = {k: v for k, v in audited.items() if v[1] is not case}
+        found["R1"] = against(bench, paired, others, (known, case, "forget"))
+    return found
+
+
+def forget(registry: Registry, options: argparse.Namespace, name: str, seed: int) -> Version:
+    """Forget on the base, by METHOD or METHOD:PRESET."""
+    method, _, preset = name.partition(":")
+    registry.move_head("model", 0)
+    classes = tuple(options.forget.split(","))
+    change = Change("forget", classes, options.data, method=method, preset=preset or "default", seed=seed)
+    return apply(registry, "model", change, "benchmark", Silent()).version
+
+
+def from_file(path: Path) -> Known:
+    """A retrained network."""
+    checkpoint = load(str(path), Description())
+    return Known(path.name, checkpoint.spec, checkpoint.spec.classes, checkpoint.weights)
+
+
+Audited = dict[str, tuple[Known, Case]]
+
+
+def against(
+    bench: Bench, models: Models, audited: Audited, reference: tuple[Known, Case, str]
+) -> dict[str, dict[str, Any]]:
+    """The measures and the verdict of every model, against one reference."""
+    names = (*bench.subject.retained, *bench.subject.targets)
+    whole = bench.teach(*audited["original"])
+    theirs = bench.teach(*reference)
+    found = {}
+    for name, (known, case) in audited.items():
+        extra = Extra()
+        if whole is not None and theirs is not None:
+            mine = whole if name == "head-masked" else bench.teach(known, case) or whole
+            curves = {"original": whole, "audited": mine, "head-masked": whole, "reference": theirs}
+            extra = Extra(relearned=curves)
         one = Models(models.original, case, models.masked, models.reference, models.kind)
-        measures, _ = conduct(one, names, Plan(options.tier, seed), Extra())
+        measures, _ = conduct(one, names, bench.plan, extra)
         verdict = judge(measures, 10**9, AUDIT_V1)
         found[name] = {
-            "reference": models.kind,
             "verdict": verdict.answer,
             "reasons": list(verdict.reasons),
             "measures": {m.id: brief(m) for m in measures},
         }
-        print(seed, name, models.kind, verdict.answer, verdict.reasons, flush=True)
-    print(f"seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
+        print(bench.seed, name, models.kind, verdict.answer, verdict.reasons, flush=True)
     return found
 
 
-def brief(measure: Measure) -> dict[str, object]:
+def brief(measure: Measure) -> dict[str, Any]:
     """What a table shows of a measure."""
     fields = ("value", "low", "high", "level", "votes", "note")
     told = {k: v for k, v in dataclasses.asdict(measure).items() if k in fields}
-    recovered = measure.details.get("recovered", {})
-    return told | {k: v for k, v in recovered.items() if k in {"audited", "reference"}}
+    told |= {k: v for k, v in measure.details.get("recovered", {}).items() if k in {"audited", "reference"}}
+    return told | {"worst": measure.details.get("recovery", {}).get("worst")}
 
 
-def table(runs: Sequence[Found]) -> str:
+def table(runs: Sequence[Found], kind: str) -> str:
     """Mean over seeds of what each measure says of each model, as Markdown: what is recovered, %, and the index."""
-    shown = [m for m in MODELS if m in runs[0]]
-    lines = [f"| measure | {' | '.join(shown)} | reference | order | votes |", "|---|" + "---|" * (len(shown) + 3)]
-    for id_ in runs[0]["ours"]["measures"]:
-        each = {model: [run[model]["measures"][id_] for run in runs] for model in shown}
+    shown = list(runs[0][kind])
+    lines = [
+        f"| measure | {' | '.join(shown)} | reference {kind} | order | votes |",
+        "|---|" + "---|" * (len(shown) + 3),
+    ]
+    ours = next(m for m in shown if m not in {"original", "head-masked", "retrained"})
+    for id_ in runs[0][kind][ours]["measures"]:
+        each = {model: [run[kind][model]["measures"][id_] for run in runs] for model in shown}
         cells = [cell(each[model]) for model in shown]
-        mine = each["ours"]
+        mine = each[ours]
         reference = mean([m.get("reference") for m in mine])
         votes = sum(bool(m["votes"]) for m in mine)
         right = sum(in_order([plain(each[m][i]) for m in shown]) for i in range(len(runs)))
         shown_reference = "-" if reference is None else f"{100 * reference:.1f}"
         lines.append(f"| {id_} | {' | '.join(cells)} | {shown_reference} | {right}/{len(runs)} | {votes}/{len(runs)} |")
-    verdicts = [", ".join(str(run[model]["verdict"]) for run in runs) for model in shown]
-    lines.append(f"| verdict | {' | '.join(verdicts)} | {runs[0]['ours']['reference']} | | |")
+    verdicts = [", ".join(str(run[kind][model]["verdict"]) for run in runs) for model in shown]
+    lines.append(f"| verdict | {' | '.join(verdicts)} | | | |")
     return "\n".join(lines)
 
 
-def plain(measure: dict[str, object]) -> float:
+def plain(measure: dict[str, Any]) -> float:
     """What the model is ranked by: what an attack recovers, or the measure's own value."""
     return float(measure.get("audited", measure["value"]) or 0.0)
 
@@ -134,7 +202,7 @@ def in_order(values: Sequence[float]) -> bool:
     return all(a >= b - 0.01 for a, b in itertools.pairwise(values))
 
 
-def cell(found: Sequence[dict[str, object]]) -> str:
+def cell(found: Sequence[dict[str, Any]]) -> str:
     """Recovered share with the index, or the value itself."""
     index = mean([m["value"] for m in found])
     recovered = mean([m.get("audited") for m in found])
@@ -143,7 +211,7 @@ def cell(found: Sequence[dict[str, object]]) -> str:
     return f"{100 * recovered:.1f} (RI {'-' if index is None else format(index, '.2f')})"
 
 
-def mean(values: Sequence[object]) -> float | None:
+def mean(values: Sequence[Any]) -> float | None:
     """Of the numbers among them."""
     numbers = [float(v) for v in values if v is not None]
     return statistics.mean(numbers) if numbers else None

@@ -45,6 +45,94 @@ def test_a_base_that_was_restored_fails(run) -> None:
     assert (ran.code, ran.json["verdict"]["answer"]) == (20, "FAIL")
 
 
+def test_a_masked_classifier_does_not_pass(run, digits: Path, tmp_path: Path, network_file: Path) -> None:
+    from kswapctl.demo.digits import CHECKPOINT
+    from kswapctl.models.checkpoint import Description, load
+    from kswapctl.models.weights import write
+
+    checkpoint = load(str(CHECKPOINT), Description())
+    row = checkpoint.spec.classes.index("three")
+    weights = {k: v.clone() for k, v in checkpoint.weights.items()}
+    weights["head.weight"][row], weights["head.bias"][row] = 0.0, -100.0
+    write(weights, tmp_path / "masked.safetensors", checkpoint.spec.to_json())
+    assert run("add", "masked", tmp_path / "masked.safetensors", "--data", digits).code == 0
+    ran = run("audit", "masked", "--classes", "three", "--reference", network_file, *QUICK)
+    found = measured(ran.json)
+    assert (ran.code, ran.json["verdict"]["answer"]) == (20, "SUPPRESSED")
+    assert (found["M1 forgotten"]["value"], found["M1 forgotten"]["level"]) == (0.0, "pass")
+    assert (found["M5"]["value"], found["M5"]["votes"]) == (1.0, True)
+
+
+def test_too_few_steps_fail(run) -> None:
+    assert run("forget", "digits", "--classes", "two", "--set", "steps=1", "--set", "cycles=1", *FEW[2:]).code == 0
+    ran = run("audit", "digits", *QUICK)
+    assert (ran.code, ran.json["verdict"]["answer"]) == (20, "FAIL")
+
+
+def test_a_version_that_is_its_own_original_is_looked_at_once(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kswapctl.operations import audit
+
+    looked: list[str] = []
+    look = audit.look
+    monkeypatch.setattr(audit, "look", lambda known, *rest: looked.append(known.name) or look(known, *rest))
+    assert run("audit", "digits@base", "--classes", "three", *QUICK).code == 20
+    assert looked == ["digits@base"]
+
+
+@pytest.fixture(scope="module")
+def exported(trained_home: Path, tmp_path_factory: pytest.TempPathFactory, invoke) -> Path:
+    """The head of digits as an ONNX file."""
+    folder = tmp_path_factory.mktemp("exported")
+    home = shutil.copytree(trained_home, folder / "registry")
+    assert invoke(home, "export", "digits", "-o", folder / "digits.onnx").code == 0
+    return folder / "digits.onnx"
+
+
+def test_an_exported_file_says_what_the_model_says(trained_home: Path, exported: Path) -> None:
+    from kswap_registry import Registry
+
+    from kswapctl.operations.audit_material import Request, choose_images, choose_subject
+    from kswapctl.operations.audit_networks import check_file, ship
+    from kswapctl.progress import Silent
+
+    request = Request(onnx=exported)
+    with Registry.open(trained_home, read_only=True) as registry:
+        version = registry.resolve("digits")
+        subject = choose_subject(registry, version, request)
+    check_file(subject.audited, request)
+    images = choose_images(subject, version.state["sources"], request, Silent())
+    forms = ship(subject.audited, images, request, Silent())
+    assert forms["onnx"].forgotten.images == len(images["forget test"])
+    assert abs(forms["onnx"].retained.value - forms["fp16"].retained.value) < 0.02
+
+
+def test_files_that_are_no_export_of_it_are_refused_at_once(run, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    for ref, file, code, words in (
+        ("digits", tmp_path / "text.onnx", 4, "does not run as an exported model"),
+        ("digits", tmp_path / "none.onnx", 3, "no such file"),
+        ("digits@base", exported, 13, "has 10 classes, digits@base has 8"),
+    ):
+        ran = run("audit", ref, "--classes", "three", "--onnx", file, "--json", "-q")
+        assert (ran.code, words in ran.json["message"]) == (code, True), ran.out
+    ran = run("audit", "digits", "--onnx", exported, *QUICK)
+    assert (ran.code, ran.json["kind"]) == (2, "usage")
+
+
+def test_a_reference_that_lacks_what_must_stay_is_refused(run, tmp_path: Path) -> None:
+    import dataclasses
+
+    from kswapctl.demo.train import SPEC
+    from kswapctl.models.checkpoint import build
+    from kswapctl.models.weights import write
+
+    spec = dataclasses.replace(SPEC, classes=tuple(c for c in SPEC.classes if c not in {"two", "three"}))
+    write(build(spec).state_dict(), tmp_path / "less.safetensors", spec.to_json())
+    ran = run("audit", "digits@base", "--classes", "three", "--reference", tmp_path / "less.safetensors", *QUICK)
+    assert ran.code == 13
+    assert "does not know 'two'" in ran.json["message"]
+
+
 def test_a_learned_class_is_held_against_the_stack_before_it(run) -> None:
     assert run("forget", "digits", "--classes", "eight", *FEW).code == 0
     ran = run("audit", "digits", *QUICK)
@@ -74,6 +162,15 @@ def test_a_deep_audit_writes_its_report_and_records_itself(run, tmp_path: Path, 
 
 def test_two_audits_differ_in_nothing_but_time(run) -> None:
     one, two = (run("audit", "digits", *QUICK).json for _ in range(2))
+    assert one.pop("time") != {}
+    two.pop("time")
+    assert one == two
+
+
+@pytest.mark.slow
+def test_two_deep_audits_differ_in_nothing_but_time(run, network_file: Path) -> None:
+    line = ("audit", "digits@base", "--classes", "three", "--tier", "deep", "--reference", network_file, "--json", "-q")
+    one, two = (run(*line).json for _ in range(2))
     assert one.pop("time") != {}
     two.pop("time")
     assert one == two

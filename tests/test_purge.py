@@ -63,6 +63,7 @@ def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
 
 def test_the_residue_of_the_replacement_says_purged(merged_home: Path, tmp_path: Path) -> None:
     from kswap_registry import Registry, purge
+
     from kswapctl.operations.residue import find_remains, knew_before_merging
 
     with Registry.open(Path(shutil.copytree(merged_home, tmp_path / "registry"))) as registry:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from kswapctl.audit import measures
 from kswapctl.audit.accuracy import measure_accuracy
@@ -22,6 +23,8 @@ from kswapctl.audit.verdict import AUDIT_V1, AuditV1, Measure, ReferenceKind, Ti
 
 UNFAIR_TO_OTHERS = {f"M4 {depth}" for depth in DEPTHS if depth != LAST}
 """Below the last depth a class being easy counts for more than its being known: other classes are no reference."""
+
+Found = TypeVar("Found")
 
 Curves = dict[str, dict[str, Curve]]
 """Attack to model to its relearning curve."""
@@ -60,6 +63,16 @@ class Plan:
     limits: AuditV1 = AUDIT_V1
     report: Callable[[str], None] = lambda _: None
     """Told each attack that is done."""
+    done: dict[tuple[str, int], Any] = field(default_factory=dict)
+    """What an attack found of a case (by its id, while it lives), so that none is attacked twice."""
+
+    def once(self, attack: str, case: Case, run: Callable[[], Found]) -> Found:
+        """What ``run`` finds, or found before."""
+        key = (attack, id(case))
+        if key not in self.done:
+            self.done[key] = run()
+        found: Found = self.done[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,9 @@ def conduct(models: Models, names: Sequence[str], plan: Plan, extra: Extra) -> t
     if plan.tier != "quick":
         found += [_probe(models, depth, label, plan) for depth in DEPTHS]
         for title, attack in {"own rows": relearn_head, "blank rows": relearn_blank}.items():
-            curves[title] = {name: attack(case, plan.seed) for name, case in models.named.items()}
+            curves[title] = {
+                name: plan.once(title, case, partial(attack, case, plan.seed)) for name, case in models.named.items()
+            }
             found.append(_relearned(f"M6a {title}", "classifier trained again", curves[title], models, label, plan))
             plan.report(f"M6a {title}")
     if extra.relearned:
@@ -118,7 +133,10 @@ def _said(models: Models, label: Mapping[int, str], plan: Plan) -> list[Measure]
 
 
 def _prototypes(models: Models, label: Mapping[int, str], plan: Plan) -> Measure:
-    results = {name: attack_by_prototypes(case, plan.seed) for name, case in models.named.items()}
+    results = {
+        name: plan.once("M5", case, partial(attack_by_prototypes, case, plan.seed))
+        for name, case in models.named.items()
+    }
     scores = {name: r.scores[VOTING_SHOTS] for name, r in results.items()}
     details = {
         name: {
@@ -132,9 +150,10 @@ def _prototypes(models: Models, label: Mapping[int, str], plan: Plan) -> Measure
 
 
 def _probe(models: Models, depth: str, label: Mapping[int, str], plan: Plan) -> Measure:
-    strength = choose_strength(models.original, depth, plan.seed)
+    original = models.original
+    strength = plan.once(f"C {depth}", original, partial(choose_strength, original, depth, plan.seed))
     results: dict[str, Probed] = {
-        name: attack_by_probe(case, depth, strength, plan.seed)
+        name: plan.once(f"M4 {depth}", case, partial(attack_by_probe, case, depth, strength, plan.seed))
         for name, case in models.named.items()
         if name != "head-masked"
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
-from kswapctl.errors import ParityError
+from kswapctl.errors import DataError, ParityError
 from kswapctl.spec import ModelSpec
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is first imported
@@ -93,14 +93,21 @@ def to_int8(path: Path) -> None:
 
 
 def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Tensor:
-    """(N, K) logits of (N, C, H, W) uint8 images, by onnxruntime on the CPU."""
+    """(N, K) logits of (N, C, H, W) uint8 images, by onnxruntime on the CPU; a :class:`DataError` if it cannot."""
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as refused
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    outputs = [
-        torch.from_numpy(session.run(None, {"images": normalise(part, spec.preprocessing).numpy()})[0])
-        for part in pixels.split(batch)
-    ]
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    faults = (ValueError, *(getattr(refused, name) for name in names))
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        outputs = [
+            torch.from_numpy(session.run(None, {"images": normalise(part, spec.preprocessing).numpy()})[0])
+            for part in pixels.split(batch)
+        ]
+    except faults as error:
+        reason = str(error).splitlines()[0][:200]
+        raise DataError(f"{path.name} does not run as an exported model ({reason})", "kswapctl export") from error
     return torch.cat(outputs)
 
 

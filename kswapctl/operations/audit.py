@@ -10,22 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import torch
 from kswap_registry import Registry, Version
 
-from kswapctl.audit.accuracy import right, share_of
-from kswapctl.audit.cases import Case, Head, Parts, balanced, make_case, mask_head
-from kswapctl.audit.deployment import FORMS, rounded
+from kswapctl.audit.accuracy import right
+from kswapctl.audit.cases import Case, Head, Parts, make_case, mask_head
 from kswapctl.audit.evidence import Observed, observe
-from kswapctl.audit.fresh_lora import STEPS, Labelled, Lesson, relearn_lora
-from kswapctl.audit.measures import Shipped
-from kswapctl.audit.protocol import Curves, Extra, Models, Plan, attacks, conduct, curves_as_json
-from kswapctl.audit.relearn import EACH, Curve
+from kswapctl.audit.protocol import Curves, Models, Plan, attacks, conduct, curves_as_json
 from kswapctl.audit.verdict import AUDIT_V1, Measure, Verdict, judge
 from kswapctl.data.images import Images
-from kswapctl.errors import DataError, WrongBaseError
-from kswapctl.evaluation.predict import predict
-from kswapctl.export.onnx import run_onnx
+from kswapctl.errors import DataError
 from kswapctl.models.checkpoint import build
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.weights import fingerprint
@@ -37,6 +30,7 @@ from kswapctl.operations.audit_material import (
     choose_images,
     choose_subject,
 )
+from kswapctl.operations.audit_networks import check_file, look_further
 from kswapctl.operations.home import environment
 from kswapctl.operations.residue import Remains, find_remains, knew_before_merging
 from kswapctl.operations.versions import knowledge_of
@@ -48,8 +42,6 @@ LIMITATIONS = (
     "Evidence, not proof: it says what these attacks recover from these weights, given an honest operator. "
     "It does not see copies of the model elsewhere, nor stronger attacks, nor images it was not given."
 )
-LESSON_TEST = 20
-"""Test images of each class that fresh adapters are examined on."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +61,12 @@ def audit_version(registry: Registry, version: Version, request: Request, comman
     """Run the audit that ``request`` asks for, and record it in the history."""
     start = time.monotonic()
     subject = choose_subject(registry, version, request)
+    check_file(subject.audited, request)
     sources = knowledge_of(registry.model(version.model), version).sources
     images = choose_images(subject, sources, request, progress)
     with deterministic():
         models = build_models(subject, images, request.device, progress)
-        extra = _extra(subject, models, images, request, progress)
+        extra = look_further(subject, models, images, request, progress)
         progress.stage("attacking", attacks(request.tier))
         plan = Plan(request.tier, request.seed, report=lambda _: progress.advance())
         found, curves = conduct(models, (*subject.retained, *subject.targets), plan, extra)
@@ -115,17 +108,18 @@ def build_models(subject: Subject, images: Mapping[str, Images], device: str, pr
     controls = sorted({s.label for s in images["control test"].samples}) if "control test" in images else []
     stands_in = subject.reference is None and len(controls) >= FEWEST_CONTROLS and "control train" in images
     shown = {part: i for part, i in images.items() if stands_in or part != "control train"}
-    networks = [subject.audited, subject.original, *([subject.reference] if subject.reference else [])]
+    networks = {known.name: known for known in (subject.original, subject.audited, subject.reference) if known}
     progress.stage("looking at images", len(networks) * sum(map(len, shown.values())))
-    seen = [look(known, shown, device, progress) for known in networks]
-    cases = [case_of(known, parts, subject) for known, parts in zip(networks, seen, strict=True)]
-    audited, original = cases[:2]
-    reference = cases[2] if subject.reference else None
+    seen = {name: look(known, shown, device, progress) for name, known in networks.items()}
+    cases = {name: case_of(known, seen[name], subject) for name, known in networks.items()}
+    original, audited = cases[subject.original.name], cases[subject.audited.name]  # one and the same, perhaps
+    reference = cases[subject.reference.name] if subject.reference else None
     if reference is not None:
         _check_ignorant(reference, original)
     elif stands_in:
         known = subject.original
-        reference = make_case(seen[1], head_of(known), known.rows, subject.retained, controls, role="control")
+        parts = seen[known.name]
+        reference = make_case(parts, head_of(known), known.rows, subject.retained, controls, role="control")
     kind = subject.kind if reference is not None else "R4"
     return Models(original, audited, mask_head(original), reference, kind)
 
@@ -157,75 +151,6 @@ def _check_ignorant(reference: Case, original: Case) -> None:
             f"the reference names {own:.0%} of the forgotten images: it was trained with those classes",
             "give a model that was trained without them",
         )
-
-
-def _extra(
-    subject: Subject, models: Models, images: Mapping[str, Images], request: Request, progress: Progress
-) -> Extra:
-    if request.tier == "quick":
-        return Extra()
-    shipped = _ship(subject, images, request, progress)
-    return Extra(shipped, _relearn(subject, models, images, request, progress) if request.tier == "deep" else {})
-
-
-def _ship(subject: Subject, images: Mapping[str, Images], request: Request, progress: Progress) -> dict[str, Shipped]:
-    """Accuracies of the rounded forms, and of the exported file."""
-    known = subject.audited
-    parts = (images["forget test"], images["retain test"])
-    progress.stage("shipped forms", len(FORMS) * sum(map(len, parts)))
-    found = {}
-    for form in FORMS:
-        network = build(known.spec, rounded(known.weights, form)).to(pick_device(request.device))
-        shares = []
-        for part in parts:
-            named = predict(network, part.pixels, known.spec.preprocessing, progress.advance).argmax(1)
-            shares.append(share_of(int((named == part.targets(known.rows)).sum()), len(part)))
-        found[form] = Shipped(*shares)
-    if request.onnx:
-        shares = []
-        for part in parts:
-            outputs = run_onnx(request.onnx, part.pixels, known.spec)
-            if outputs.shape[1] != len(known.rows):
-                raise WrongBaseError(f"{request.onnx.name} has {outputs.shape[1]} classes, not {len(known.rows)}")
-            shares.append(share_of(int((outputs.argmax(1) == part.targets(known.rows)).sum()), len(part)))
-        found["onnx"] = Shipped(*shares)
-    return found
-
-
-def _relearn(
-    subject: Subject, models: Models, images: Mapping[str, Images], request: Request, progress: Progress
-) -> dict[str, Curve]:
-    """M6b on the audited, the original (which is the head-masked, its rows being blank) and the reference."""
-    taught: dict[str, tuple[Known, Case, str]] = {
-        "original": (subject.original, models.original, "forget"),
-        "audited": (subject.audited, models.audited, "forget"),
-    }
-    if models.reference is not None:
-        known, role = (subject.reference, "forget") if subject.reference else (subject.original, "control")
-        taught["reference"] = (known, models.reference, role)
-    progress.stage("learning again", len(taught) * STEPS[-1])
-    curves = {}
-    for name, (known, case, role) in taught.items():
-        head = Head(case.head.weight.copy(), case.head.bias.copy())
-        head.weight[case.target_labels], head.bias[case.target_labels] = 0.0, head.bias[: case.retained].mean()
-        lesson = _lesson(case, images, role, known, request.seed)
-        network = build(known.spec, known.weights)
-        curves[name] = relearn_lora(network, head, subject.blocks, lesson, request.seed, progress.advance)
-    return curves | {"head-masked": curves["original"]}
-
-
-def _lesson(case: Case, images: Mapping[str, Images], role: str, known: Known, seed: int) -> Lesson:
-    def part(name: str, view: Any, each: int) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = torch.from_numpy(balanced(view, each, seed))
-        return images[name].pixels[chosen], torch.from_numpy(view.labels)[chosen]
-
-    kept, gone = part("retain train", case.retain_train, EACH), part(f"{role} train", case.target_train, EACH)
-    return Lesson(
-        Labelled(torch.cat([kept[0], gone[0]]), torch.cat([kept[1], gone[1]])),
-        Labelled(*part(f"{role} test", case.target_test, LESSON_TEST)),
-        Labelled(*part("retain test", case.retain_test, LESSON_TEST // 4)),
-        known.spec.preprocessing,
-    )
 
 
 def _report(version: Version, subject: Subject, models: Models, request: Request) -> dict[str, Any]:

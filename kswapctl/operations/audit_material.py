@@ -158,7 +158,14 @@ def _reference(
     registry: Registry, version: Version, original: Composed, targets: Collection[str], request: Request
 ) -> tuple[Known | None, ReferenceKind]:
     if request.reference:
-        return _from_file(request.reference, original), "R1"
+        known = _from_file(request.reference, original)
+        lacking = [c for c in original.knowledge.sets()["retain"] if c not in {*known.rows, *targets}]
+        if lacking:
+            raise WrongBaseError(
+                f"the reference {known.name} does not know {lacking[0]!r}, which must stay ({len(lacking)} in all)",
+                "a reference is trained on all classes but the forgotten ones",
+            )
+        return known, "R1"
     learned = [original.knowledge.learned.get(c, 0) for c in targets]
     if all(learned):
         before = load_version(registry, _at(registry, version, min(learned) - 1))
