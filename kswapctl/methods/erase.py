@@ -39,7 +39,8 @@ class Part:
         wanted = self.eraser(before.double()).float()
         missed = features - (wanted + self.push if push else wanted)
         along = (missed @ self.directions.T).square().mean()
-        return missed.square().sum(1).mean() / self.spread + focus * along
+        total: Tensor = missed.square().sum(1).mean() / self.spread + focus * along
+        return total
 
 
 @dataclass(frozen=True)

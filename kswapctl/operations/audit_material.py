@@ -106,7 +106,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         kind=kind,
         targets=tuple(targets),
         retained=retained,
-        blocks=(operation.spec.get("blocks") if operation else "") or "all",
+        blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
         seen=operation.spec["source"] if operation else "",
     )
 
@@ -188,6 +188,11 @@ def _from_file(path: Path, original: Composed) -> Known:
     if checkpoint.spec.preprocessing.input_size != original.spec.preprocessing.input_size:
         raise WrongBaseError(f"the reference {path.name} takes images of another size")
     return Known(path.name, checkpoint.spec, checkpoint.spec.classes, checkpoint.weights)
+
+
+def _adapted(asked: str) -> str:
+    """The blocks that an attacker adapts: those that forgetting was told to, else all."""
+    return "all" if asked in {"", "auto"} else asked
 
 
 def _known(composed: Composed) -> Known:

@@ -1,0 +1,58 @@
+"""Erasure: its distance by hand, and the features along the depth that it works on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kswapctl.demo.train import SPEC
+from kswapctl.methods.erase import Forget, Part
+from kswapctl.models.blocks import find_blocks
+from kswapctl.models.checkpoint import build
+from kswapctl.models.depths import blocks_at, pooled
+from kswapctl.models.lora import Shape
+from kswapctl.runtime import seed_everything
+from kswapctl.training.subject import Subject
+
+
+def test_the_distance_counts_what_was_erased_once_more() -> None:
+    """Missed by (3, 4): 25 over a spread of 50, and 0.1 times 2 * 4 squared along the second axis."""
+    part = Part(lambda f: f, torch.tensor([[0.0, 2.0]]), torch.tensor(50.0), torch.tensor([1.0, 1.0]))
+    features, before = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)
+    assert part.distance(features, before, push=False, focus=0.1).item() == pytest.approx(0.5 + 6.4)
+    assert part.distance(features, before, push=True, focus=0.0).item() == pytest.approx((4 + 9) / 50)
+
+
+def subject_of(*watched: str) -> Subject:
+    seed_everything(0)
+    network = build(SPEC)
+    every = find_blocks(network, "head")
+    subject = Subject.prepare(network, every, every, Shape(2, 1.0))
+    depths = blocks_at(every)
+    subject.watched = tuple(depths[name] for name in watched)
+    return subject
+
+
+def test_watched_depths_stand_before_the_features_and_change_no_output() -> None:
+    images = torch.rand(3, *SPEC.preprocessing.input_size)
+    plain, deep = subject_of(), subject_of("1/3", "2/3")
+    (features, outputs), (wide, same) = (s.forward(s.below(images)) for s in (plain, deep))
+    assert deep.widths == (64, 64, 64)
+    assert torch.equal(wide[:, 128:], features)
+    assert torch.equal(outputs, same)
+    assert not torch.equal(wide[:, :64], wide[:, 64:128])
+
+
+def test_a_third_of_six_blocks_ends_with_the_second() -> None:
+    assert blocks_at(find_blocks(build(SPEC), "head")) == {"1/3": "blocks.1", "2/3": "blocks.3"}
+
+
+def test_features_are_pooled_over_tokens_and_places() -> None:
+    assert pooled(torch.ones(2, 5, 7)).shape == (2, 7)
+    assert pooled(torch.ones(2, 7, 3, 3)).shape == (2, 7)
+    assert pooled((torch.ones(2, 3, 3, 7), None)).shape == (2, 7)
+
+
+def test_only_the_deep_form_watches() -> None:
+    assert Forget().watched() == ("1/3", "2/3")
+    assert Forget.configure("shallow", {}).watched() == ()
