@@ -19,7 +19,6 @@ from .errors import (
     Damaged,
     MissingBlob,
     NoRegistry,
-    PurgedBlob,
     ReadOnly,
     UnknownVersion,
     storage_errors,
@@ -28,7 +27,7 @@ from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
 from .records import Attempt, Event, Model, Version
-from .tombstones import tombstones
+from .tombstones import why_missing
 
 OnWait = Callable[[Holder], None]
 
@@ -125,11 +124,8 @@ class Registry:
             raise MissingBlob(digest, " (nothing in this registry refers to it)")
         try:
             return self.store.check(Blob(digest, size), deep=verify)
-        except MissingBlob:
-            when = tombstones(self.database).get(digest)
-            if when is None:
-                raise
-        raise PurgedBlob(digest, when)
+        except MissingBlob as error:
+            raise why_missing(self.database, error, digest) from None
 
     def commitment(self, data: bytes) -> str:
         """HMAC-SHA256 of ``data`` with the registry's key: proves later what was used, and tells nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .database import Database
-from .errors import Damaged
+from .errors import Damaged, MissingBlob, PurgedBlob, RegistryError
 
 TOLD = "purged"
 """Where a history entry's payload names what went: digest to size."""
@@ -25,3 +25,9 @@ def tombstones(database: Database) -> dict[str, str]:
         for digest in told.get("files", {}).values():
             found.pop(digest, None)
     return found
+
+
+def why_missing(database: Database, error: MissingBlob, digest: str) -> RegistryError:
+    """``error``, or that the file was purged."""
+    when = tombstones(database).get(digest)
+    return error if when is None else PurgedBlob(digest, when)
