@@ -65,6 +65,16 @@ class DiskError(KswapError):
     kind = "disk"
 
 
+class MemoryShortError(KswapError):
+    """The machine, or its device, has too little memory for this."""
+
+    exit_code = 16
+    kind = "memory"
+
+    def __init__(self) -> None:
+        super().__init__("there is not enough memory", "use fewer images (--retain-share), or a machine with more")
+
+
 class DivergedError(KswapError):
     """Training produced NaN or infinity, or changed nothing; nothing was registered."""
 

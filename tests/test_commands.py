@@ -108,6 +108,11 @@ def test_looking_and_undoing_need_no_torch(home: Path) -> None:
     assert "digits@2" in done.stdout
 
 
+def test_looking_and_undoing_need_no_pydantic(home: Path) -> None:
+    done = child(home, BLOCKED.format(heavy=("pydantic",)), *WITHOUT_TORCH[2:], "list --limit 3", "doctor", "gc")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_needs_torch_does_not_work_without() -> None:
     done = child(Path("."), BLOCKED.format(heavy=HEAVY), "methods")
     assert done.returncode != 0

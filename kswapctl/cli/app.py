@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from importlib.metadata import version as package_version
 from typing import Annotated, Any
 
 import typer
-import typer.core
 from kswap_registry import RegistryError
 
 from kswapctl.cli import (
@@ -27,13 +27,20 @@ from kswapctl.cli import (
     share,
     ship,
 )
-from kswapctl.errors import DiskError, KswapError
+from kswapctl.cli.values import Command, Group
+from kswapctl.errors import DiskError, KswapError, MemoryShortError
 from kswapctl.operations.environment import SAME_INDEX, is_mismatch
 
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says in a RuntimeError of its own."""
 DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG}
 
 
-class Commands(typer.core.TyperGroup):
+class TerminatedError(BaseException):
+    """SIGTERM came: not an Exception, so that it goes through everything as Ctrl-C does."""
+
+
+class Commands(Group):
     """Turns what operations raise into a message, a hint and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -45,10 +52,16 @@ class Commands(typer.core.TyperGroup):
             _fail(error)
         except KeyboardInterrupt:
             _fail(KswapError("interrupted; the registry is as it was"), 130)
+        except TerminatedError:
+            _fail(KswapError("terminated; the registry is as it was"), 143)
+        except MemoryError:
+            _fail(MemoryShortError())
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it exits
             raise typer.Exit(0) from None
         except RuntimeError as error:
+            if any(words in str(error) for words in NO_MEMORY):
+                _fail(MemoryShortError())
             if not is_mismatch(error):
                 raise
             _fail(KswapError("torchvision does not fit this torch", SAME_INDEX))
@@ -93,9 +106,14 @@ def _options(
 
 for module in (demo, registry, change, declared, look, history, audit, record, purge, ship, share, care):
     for name, command in module.COMMANDS.items():
-        app.command(name)(command)
+        app.command(name, cls=Command)(command)
 
 
 def main() -> None:
     """Entry point of the ``kswapctl`` script."""
+    signal.signal(signal.SIGTERM, _terminate)
     app()
+
+
+def _terminate(*_: object) -> None:
+    raise TerminatedError

@@ -32,7 +32,10 @@ def log(
     with open_home(home, read_only=True) as registry:
         if model:
             registry.model(model)  # an unknown one is an error, not an empty history
-        events = registry.events(model or None, limit=limit)
+        found = registry.events(model or None, limit=limit + 1)
+    events = found[-limit:]
+    if len(found) > limit:
+        render.say(f"the latest {limit} entries: --limit shows more")
     rows = [
         (
             e.seq,

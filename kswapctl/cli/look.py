@@ -79,6 +79,7 @@ def list_versions(
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
         listed = [(m, v) for m in chosen for v in registry.versions(m.name, limit)]
+        missing = {v.ref: registry.missing(v) for _, v in listed}
     rows = [
         (
             "->" if v.number == m.head else "",
@@ -87,14 +88,18 @@ def list_versions(
             v.kind,
             _classes(v),
             " ".join(f"{k} {render.percent(x)}" for k, x in v.metrics.items() if k in {"learn", "forget", "retain"}),
-            render.size(v.size),
+            "missing" if missing[v.ref] else render.size(v.size),
             ", ".join(v.tags),
             v.created[:16].replace("T", " "),
         )
         for m, v in listed
     ]
+    for first in {v.model: v for _, v in reversed(listed)}.values():
+        if first.number:
+            render.say(f"{first.model} has {first.number} older versions: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
-    render.data([asdict(v) | {"head": v.number == m.head} for m, v in listed], render.table("", columns, rows))
+    shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
+    render.data(shown, render.table("", columns, rows))
 
 
 def show(ref: options.Ref, home: options.Home = None, json: options.Json = False) -> None:

@@ -58,12 +58,12 @@ def use_quiet() -> None:
 
 def out() -> Console:
     """The console of data."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False)
 
 
 def err() -> Console:
     """The console of messages."""
-    return Console(file=sys.stderr, stderr=True, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def clean(text: str) -> str:

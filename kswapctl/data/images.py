@@ -95,6 +95,7 @@ def decode(
             if report:
                 report(1)
     _check_bad(bad, len(samples))
+    _check_classes(samples, kept)
     stacked = torch.stack(pixels) if pixels else torch.empty(0, *preprocessing.input_size, dtype=torch.uint8)
     return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad))
 
@@ -150,6 +151,17 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
         use_prefetcher=True,  # in timm: leave bytes as bytes, normalise later
     )
     return transform
+
+
+def _check_classes(wanted: Sequence[Sample], kept: Sequence[Sample]) -> None:
+    """A class of which nothing is left would be learned, kept or measured by no image at all."""
+    gone = {s.label for s in wanted} - {s.label for s in kept}
+    if gone:
+        name = min(gone)
+        count = sum(s.label == name for s in wanted)
+        raise DataError(
+            f"class {name!r}: none of the {count} images chosen of it can be read", "repair its images, or leave it out"
+        )
 
 
 def _check_bad(bad: Sequence[DataError], total: int) -> None:

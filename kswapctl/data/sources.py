@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kswapctl.errors import DataError, NotFoundError, nearest
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, nearest
 
 Split = Literal["train", "test", ""]
 """The part a sample belongs to; empty where the source does not say, and a seeded cut decides."""
@@ -147,7 +148,12 @@ def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
     split = str(row.get("split") or "").lower()
     if split not in SPLITS:
         raise DataError(f"row {number} of {path.name} has the unknown split {split!r}", "use train or test")
-    return Sample(str(row["path"]), str(row["label"]), SPLITS[split])
+    key = str(row["path"])
+    if os.path.isabs(key) or os.path.normpath(key).startswith(".."):
+        raise UnsafeInputError(
+            f"row {number} of {path.name} leads out of its folder: {key}", "put the manifest in a folder above its images"
+        )
+    return Sample(key, str(row["label"]), SPLITS[split])
 
 
 def _read_beside(manifest: Path, sample: Sample) -> bytes:

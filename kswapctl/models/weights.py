@@ -12,12 +12,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from kswapctl.errors import DataError, DiskError, NotFoundError, UnsafeInputError
 from kswapctl.models.header import read_header
 
 METADATA = "kswapctl"
 """The one metadata key of our files: two or more keys are written in random order, and change the file's hash."""
+
+OLDEST_UNPICKLER = "2.10"
+"""The first torch whose restricted unpickler has no known way out."""
 
 Weights = dict[str, Tensor]
 
@@ -61,6 +65,10 @@ def read(path: Path) -> tuple[Weights, dict[str, Any]]:
 
 def read_pickle(path: Path) -> Weights:
     """A state dict from a ``.pth`` file, read by torch's restricted unpickler, which runs no code."""
+    if TorchVersion(torch.__version__) < OLDEST_UNPICKLER:
+        raise UnsafeInputError(
+            f"torch {torch.__version__} is too old to open {path.name} safely", f"use torch {OLDEST_UNPICKLER} or newer"
+        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

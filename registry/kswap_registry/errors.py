@@ -52,7 +52,9 @@ class UnknownModel(RegistryError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        super().__init__(f"no model {name!r} in this registry", _suggest(name, names))
+        model, version, _ = name.partition("@")
+        hint = f"{name!r} is a version: name its model, {model!r}" if version and model in names else ""
+        super().__init__(f"no model {name!r} in this registry", hint or _suggest(name, names))
 
 
 class UnknownVersion(RegistryError):

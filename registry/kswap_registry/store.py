@@ -127,6 +127,10 @@ class Registry:
         except MissingBlob as error:
             raise why_missing(self.database, error, digest) from None
 
+    def missing(self, version: Version) -> list[str]:
+        """The names of a version's files that are not in the store; a quick look, at no content."""
+        return [name for name, digest in version.files.items() if not self.store.path(digest).exists()]
+
     def commitment(self, data: bytes) -> str:
         """HMAC-SHA256 of ``data`` with the registry's key: proves later what was used, and tells nothing."""
         path = self.folder / layout.KEY
