@@ -28,7 +28,7 @@ def shared(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Bundles of the trained registry: with.kswap (base inside), without.kswap, only.kswap (the second adapter)."""
     from kswap_registry import Registry
 
-    from kswapctl.operations.share import bundle
+    from kswapctl.operations.share import Wish, bundle
 
     folder = tmp_path_factory.mktemp("shared")
     home = Path(shutil.copytree(trained_home, folder / "registry"))
@@ -36,7 +36,7 @@ def shared(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         version = registry.resolve("digits")
         for name, with_base, only in (("with", True, False), ("without", False, False), ("only", False, True)):
             output = folder / f"{name}.kswap"
-            bundle(registry, version, output, with_base=with_base, only=only, overwrite=False, command="test")
+            bundle(registry, version, Wish(output, with_base, only), "test")
     return folder
 
 

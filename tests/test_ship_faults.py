@@ -46,8 +46,7 @@ def export(registry: Registry, place: Path) -> None:
 
 
 def bundle(registry: Registry, place: Path) -> None:
-    version, options = registry.resolve("digits"), {"with_base": False, "only": False, "overwrite": True}
-    share.bundle(registry, version, place / "out.kswap", **options, command="bundle")
+    share.bundle(registry, registry.resolve("digits"), share.Wish(place / "out.kswap", overwrite=True), "bundle")
 
 
 def push(registry: Registry, place: Path) -> None:
@@ -56,7 +55,7 @@ def push(registry: Registry, place: Path) -> None:
 
 
 def take(registry: Registry, place: Path) -> None:
-    remote.take(registry, place / "in.kswap", "", "", "", "import", Silent())
+    remote.take(registry, place / "in.kswap", remote.Trust(), "import", Silent())
 
 
 SCENARIOS = {

@@ -36,6 +36,7 @@ def learn(
     seed: options.Seed = 0,
     again: options.Again = False,
     skip_bad: options.SkipBad = False,
+    onto: options.Onto = "",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     cache_gb: options.CacheGb = 2.0,
@@ -47,7 +48,7 @@ def learn(
 
     Example: `kswapctl learn signs --data signs43 --classes 20_kmh,verbot_der_einfahrt`
     """
-    _run(model, [_change("learn", locals())], home)
+    _run(model, [_change("learn", locals())], home, onto)
 
 
 def forget(
@@ -67,6 +68,7 @@ def forget(
     seed: options.Seed = 0,
     again: options.Again = False,
     skip_bad: options.SkipBad = False,
+    onto: options.Onto = "",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     cache_gb: options.CacheGb = 2.0,
@@ -78,7 +80,7 @@ def forget(
 
     Example: `kswapctl forget signs --classes 30_kmh,gefahrenstelle`
     """
-    _run(model, [_change("forget", locals())], home)
+    _run(model, [_change("forget", locals())], home, onto)
 
 
 def swap(
@@ -150,11 +152,11 @@ def _change(kind: Kind, given: Mapping[str, Any]) -> Change:
     )
 
 
-def _run(model: str, changes: list[Change], home: options.Home) -> None:
-    with open_home(home) as registry, render.Live() as live:
+def _run(model: str, changes: list[Change], home: options.Home, onto: str = "") -> None:
+    with open_home(home, on_wait=render.waiting) as registry, render.Live() as live:
         from kswapctl.operations.change import apply_all
 
-        results = apply_all(registry, model, changes, command_line(), live)
+        results = apply_all(registry, model, changes, command_line(), live, onto)
     if not results:  # another process of the same operation prints
         return
     render.data([_shown(r) for r in results], table(results))

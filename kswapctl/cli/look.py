@@ -159,7 +159,7 @@ def rollback(
 
     Example: `kswapctl rollback signs`, `kswapctl rollback signs --to 2`, `kswapctl rollback signs --to base`
     """
-    with open_home(home) as registry:
+    with open_home(home, on_wait=render.waiting) as registry:
         before = registry.resolve(model)
         target = registry.resolve(f"{model}@{to}")
         now = registry.move_head(model, target.number, action="rollback", command=command_line())

@@ -67,6 +67,9 @@ CacheDir = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Decides split, rehearsal, initial weights and order.")]
 Again = Annotated[bool, typer.Option("--again", help="Also classes that are known, or forgotten, already.")]
+Onto = Annotated[
+    str, typer.Option("--onto", metavar="NAME", help="If the head moves meanwhile, go onto a new branch of this name.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable images, and record them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="Of training steps: auto, fp32 or bf16.")]

@@ -53,7 +53,7 @@ def add(
 
     Example: `kswapctl add signs signs38.safetensors --data signs43`
     """
-    with open_home(home) as registry:
+    with open_home(home, on_wait=render.waiting) as registry:
         from kswapctl.models.checkpoint import Description
         from kswapctl.operations.models import add_model
 

@@ -87,6 +87,11 @@ def say(text: str) -> None:
         err().print(clean(text))
 
 
+def waiting(holder: object) -> None:
+    """Tell for whom a command waits."""
+    say(f"waiting for {holder} ...")
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -25,6 +25,9 @@ def bundle(
     output: options.Output,
     with_base: WithBase = False,
     only: Annotated[bool, typer.Option("--only", help="Only the version's own adapter, not those below.")] = False,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sign with this ECDSA P-256 private key (PEM).")
+    ] = None,
     overwrite: options.Overwrite = False,
     home: options.Home = None,
     json: options.Json = False,
@@ -34,14 +37,13 @@ def bundle(
     Example: `kswapctl bundle signs -o signs.kswap`
     """
     with open_home(home) as registry:
+        from kswapctl.operations.share import Wish
         from kswapctl.operations.share import bundle as write
 
         version = registry.resolve(ref)
-        made = write(
-            registry, version, output, with_base=with_base, only=only, overwrite=overwrite, command=command_line()
-        )
+        made = write(registry, version, Wish(output, with_base, only, overwrite, key), command_line())
     size = output.stat().st_size
-    shown = {"file": output, "version": version.ref, "bytes": size, "sha256": made.digest}
+    shown = {"file": output, "version": version.ref, "bytes": size, "sha256": made.digest, "signed": key is not None}
     rows = [(output, version.ref, len(made.parcel.manifest.steps), render.size(size), made.digest)]
     render.data(shown, render.table("", ["file", "version", "#adapters", "#size", "sha256"], rows))
 
@@ -51,6 +53,9 @@ def import_bundle(
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="The model it becomes or adds to.")] = "",
     branch: OnBranch = "",
     sha256: Annotated[str, typer.Option(metavar="HASH", help="Refuse any other file than the one told of.")] = "",
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Refuse what this public key (PEM) did not sign.")
+    ] = None,
     home: options.Home = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -59,10 +64,10 @@ def import_bundle(
 
     Example: `kswapctl import signs.kswap`
     """
-    with open_home(home) as registry, render.Live() as live:
-        from kswapctl.operations.remote import take
+    with open_home(home, on_wait=render.waiting) as registry, render.Live() as live:
+        from kswapctl.operations.remote import Trust, take
 
-        received = take(registry, file, name, branch, sha256, command_line(), live)
+        received = take(registry, file, Trust(sha256, key), command_line(), live, model=name, branch=branch)
     _show(received)
 
 
@@ -100,7 +105,7 @@ def pull(
 
     Example: `kswapctl pull hf-hub:me/signs signs`
     """
-    with open_home(home) as registry, render.Live() as live:
+    with open_home(home, on_wait=render.waiting) as registry, render.Live() as live:
         from kswapctl.operations.remote import pull as take
 
         received = take(registry, place, name, branch, command_line(), live)

@@ -151,7 +151,8 @@ def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
     key = str(row["path"])
     if os.path.isabs(key) or os.path.normpath(key).startswith(".."):
         raise UnsafeInputError(
-            f"row {number} of {path.name} leads out of its folder: {key}", "put the manifest in a folder above its images"
+            f"row {number} of {path.name} leads out of its folder: {key}",
+            "put the manifest in a folder above its images",
         )
     return Sample(key, str(row["label"]), SPLITS[split])
 

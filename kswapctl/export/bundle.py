@@ -19,16 +19,22 @@ from typing import BinaryIO
 from kswapctl.errors import IntegrityError, NotFoundError, UnsafeInputError, UsageError
 from kswapctl.export import manifest as listing
 from kswapctl.export.manifest import Listed, Manifest
+from kswapctl.export.signature import LARGEST as LARGEST_SIGNATURE
+from kswapctl.export.signature import NAME as SIGNATURE
 
 LARGEST = 2**32 - 1
 """Bytes of a bundle: a plain zip counts no further."""
 MOST = 10_000
 """Members."""
+FIRST = (listing.NAME, SIGNATURE)
+"""What stands before the files, in this order; the second may be absent."""
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
 _VERSION, _UNIX, _FIRST_DAY, _MODE = 20, 3 << 8, 0x21, 0o100644 << 16
-_NAME = re.compile(r"manifest\.json|base/model\.safetensors|adapters/[0-9]{4,6}-[0-9a-f]{12}/[a-z_]{1,40}\.[a-z]{1,16}")
+_NAME = re.compile(
+    r"manifest\.json|manifest\.sig\.json|base/model\.safetensors|adapters/[0-9]{4,6}-[0-9a-f]{12}/[a-z_]{1,40}\.[a-z]{1,16}"
+)
 _CHUNK = 2**20
 
 
@@ -49,6 +55,8 @@ class Bundle:
     path: Path
     members: dict[str, Member]
     manifest: Manifest
+    signature: bytes | None
+    """Who vouches for it, in :mod:`kswapctl.export.signature`'s form; not proven yet."""
 
     def fetch(self, name: str, listed: Listed, target: Path) -> None:
         """Copy a member's bytes to ``target``, once they prove to be those listed."""
@@ -65,16 +73,18 @@ class Bundle:
             raise IntegrityError(f"{name} is not what the manifest lists: it was changed", "get the bundle again")
 
 
-def write(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
+def write(path: Path, manifest: Manifest, files: Mapping[str, Path], signature: bytes | None = None) -> None:
     """Write a bundle; ``files`` are the members' sources by name. The same content gives the same bytes."""
     data = manifest.dump()
+    first = {listing.NAME: data} | ({} if signature is None else {SIGNATURE: signature})
     total = len(data) + sum(listed.size for listed in manifest.members().values())
     if total + 2**20 > LARGEST:
         raise UsageError(f"{total / 1e9:.1f} GB do not fit a bundle", "leave out --with-base, or push to a folder")
     members: list[Member] = []
     with path.open("wb") as file:
-        _append(file, members, listing.NAME, zlib.crc32(data), len(data))
-        file.write(data)
+        for name, content in first.items():
+            _append(file, members, name, zlib.crc32(content), len(content))
+            file.write(content)
         for name, listed in manifest.members().items():
             with files[name].open("rb") as source:
                 checksum = 0
@@ -99,14 +109,19 @@ def open_bundle(path: Path, expected: str = "") -> Bundle:
     try:
         with path.open("rb") as file:
             members = _read_structure(file, path.stat().st_size)
-            data = b"".join(_chunks(file, members[0].start, members[0].size))
+            data, *signatures = [_whole(file, member) for member in members[:2] if member.name in FIRST]
     except _OddError as error:
         raise UnsafeInputError(f"{path.name} is not a bundle as kswapctl writes it: {error}", "get it again") from error
-    if zlib.crc32(data) != members[0].checksum:
-        raise IntegrityError(f"{listing.NAME} was changed", "get the bundle again")
     manifest = listing.load(data)
-    listing.check_names([member.name for member in members], manifest)
-    return Bundle(path, {member.name: member for member in members}, manifest)
+    listing.check_names([member.name for member in members if member.name != SIGNATURE], manifest)
+    return Bundle(path, {member.name: member for member in members}, manifest, *(signatures or [None]))
+
+
+def _whole(file: BinaryIO, member: Member) -> bytes:
+    data = b"".join(_chunks(file, member.start, member.size))
+    if zlib.crc32(data) != member.checksum:
+        raise IntegrityError(f"{member.name} was changed", "get the bundle again")
+    return data
 
 
 def digest_of(path: Path) -> str:
@@ -178,6 +193,8 @@ def _check_members(members: list[Member]) -> None:
     names = [member.name for member in members]
     if names[0] != listing.NAME or members[0].size > listing.LARGEST:
         raise _OddError("its manifest is too large, or does not come first")
+    if SIGNATURE in names and (names.index(SIGNATURE) != 1 or members[1].size > LARGEST_SIGNATURE):
+        raise _OddError("its signature is too large, or does not come second")
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -22,12 +22,12 @@ PREDICATE_TYPE = "https://kswapctl.dev/forgetting-record/v1"
 Envelope = dict[str, Any]
 
 
-def make_statement(subjects: Mapping[str, str], predicate: Mapping[str, Any]) -> bytes:
-    """The payload: what (name to SHA-256) the predicate is about, and the predicate."""
+def make_statement(subjects: Mapping[str, str], predicate: Mapping[str, Any], kind: str = PREDICATE_TYPE) -> bytes:
+    """The payload: what (name to SHA-256) the predicate is about, and the predicate, which is of ``kind``."""
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects.items()],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": kind,
         "predicate": predicate,
     }
     return json.dumps(statement, sort_keys=True, ensure_ascii=False).encode()
@@ -39,14 +39,14 @@ def seal(payload: bytes, key: Path | None) -> Envelope:
     return {"payloadType": PAYLOAD_TYPE, "payload": base64.b64encode(payload).decode(), "signatures": signatures}
 
 
-def unseal(envelope: Mapping[str, Any], public_key: Path | None) -> dict[str, Any]:
-    """The statement in ``envelope``; with a key, only if one of its signatures is of that key.
+def unseal(envelope: Mapping[str, Any], public_key: Path | None, wanted: str = PREDICATE_TYPE) -> dict[str, Any]:
+    """The statement of the ``wanted`` kind in ``envelope``; with a key, only if one of its signatures is of that key.
 
     The signature is checked over the payload's own bytes, before anything in them is read.
     """
     try:
         if envelope["payloadType"] != PAYLOAD_TYPE:
-            raise IntegrityError(f"the record is of the type {envelope['payloadType']!r}, not {PAYLOAD_TYPE!r}")
+            raise IntegrityError(f"it is of the type {envelope['payloadType']!r}, not {PAYLOAD_TYPE!r}")
         payload = base64.b64decode(envelope["payload"], validate=True)
         if public_key is not None:
             _check_signatures(
@@ -55,9 +55,9 @@ def unseal(envelope: Mapping[str, Any], public_key: Path | None) -> dict[str, An
         statement: dict[str, Any] = json.loads(payload)
         kind = (statement["_type"], statement["predicateType"])
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise IntegrityError(f"the record is no DSSE envelope with a statement in it ({error})") from error
-    if kind != (STATEMENT_TYPE, PREDICATE_TYPE):
-        raise IntegrityError(f"the record is a {kind[1]}, not a {PREDICATE_TYPE}", "it may be of a newer release")
+        raise IntegrityError(f"it is no DSSE envelope with a statement in it ({error})") from error
+    if kind != (STATEMENT_TYPE, wanted):
+        raise IntegrityError(f"it is a {kind[1]}, not a {wanted}", "it may be of a newer release")
     return statement
 
 
@@ -94,7 +94,7 @@ def _check_signatures(payload: bytes, signatures: list[bytes], public_key: Path)
             continue
         return
     raise IntegrityError(
-        f"no signature of the record is by {public_key.name}: another key, an edited record, or none was signed"
+        f"no signature is by {public_key.name}: it is by another key, of other bytes, or there is none"
     )
 
 

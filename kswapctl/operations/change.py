@@ -6,14 +6,16 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from kswap_registry import Operation, Registry, Version
+from kswap_registry import Model, Operation, Registry, Version
 
 from kswapctl.data.images import Images
 from kswapctl.errors import DataError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.lora import compose, save
-from kswapctl.models.weights import fingerprint
+from kswapctl.models.weights import Weights, fingerprint
+from kswapctl.operations import aside
 from kswapctl.operations.home import environment
 from kswapctl.operations.material import Material, choose
 from kswapctl.operations.surgery import operate
@@ -33,15 +35,23 @@ class Result:
     seconds: float
 
 
-def apply(registry: Registry, name: str, change: Change, command: str, progress: Progress) -> Result:
-    """Do one learn or forget on the head of ``name`` (MODEL or MODEL@BRANCH); all of it is registered, or nothing."""
+def apply(registry: Registry, name: str, change: Change, command: str, progress: Progress, onto: str = "") -> Result:
+    """Do one learn or forget on the head of ``name`` (MODEL or MODEL@BRANCH); all of it is registered, or nothing.
+
+    Where another moved the head meanwhile, nothing is put on the new head unasked: before the work that is a
+    :class:`HeadMoved`; with ``onto`` the work goes on, and onto a new branch of that name. Work that was done when the
+    head moved is kept on a branch in any case.
+    """
     start = time.monotonic()
-    find_method(change.method, change.kind).configure(change.preset, change.settings)
+    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
     branch = _branch(registry, name)
     parent = registry.resolve(name)
+    if onto:
+        aside.check_free_name(registry, parent.model, onto)
     composed = load_version(registry, parent)
     material = choose(composed.knowledge, change)
     change = material.change
+    registry.require_space(_bytes_needed(composed.weights, registry.model(parent.model), method.rank))
     with registry.operation(
         parent.model,
         kind=change.kind,
@@ -52,10 +62,13 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
         branch=branch,
     ) as operation:
         if operation.parent.number != parent.number:  # the head moved while this waited for its turn
-            composed = load_version(registry, operation.parent)
-            material = choose(composed.knowledge, change)
+            if not onto:
+                raise aside.moved(name, parent, operation.parent)
+            operation.stand_on(parent.number)
         outcome, images = operate(composed, material, progress)
-        version = _commit(registry, operation, composed, material, outcome, images)
+        fields = _fields(registry, operation, composed, material, outcome, images)
+        files = save(outcome.adapter, operation.folder, operation.parent.model)
+        version = aside.commit(registry, operation, files, fields, onto, progress)
     gather_team(change.device == "cpu").wait()
     return Result(version, outcome, time.monotonic() - start)
 
@@ -67,8 +80,14 @@ def follow(registry: Registry, name: str, change: Change) -> None:
     gather_team(change.device == "cpu").wait()
 
 
+def _bytes_needed(weights: Weights, model: Model, rank: int) -> int:
+    """Most that an operation writes: its adapter in scratch and in the store, and a megabyte of rows and journal."""
+    shapes = [weights[f"{layer}.weight"].shape for block in model.spec["blocks"] for layer in block["layers"]]
+    return 2**20 + 2 * 4 * rank * sum(shape[0] + shape[1:].numel() for shape in shapes)
+
+
 def apply_all(
-    registry: Registry, name: str, changes: Sequence[Change], command: str, progress: Progress
+    registry: Registry, name: str, changes: Sequence[Change], command: str, progress: Progress, onto: str = ""
 ) -> list[Result]:
     """Do ``changes`` one after the other, one adapter each; all are checked before the first begins.
 
@@ -85,7 +104,7 @@ def apply_all(
         if is_follower():
             follow(registry, name, wanted)
         else:
-            results.append(apply(registry, name, wanted, command, progress))
+            results.append(apply(registry, name, wanted, command, progress, onto))
     return results
 
 
@@ -108,14 +127,15 @@ def _check_apart(changes: Sequence[Change]) -> None:
         raise DataError(f"class {min(both)!r} is both to be learned and to be forgotten", "name it in one of the two")
 
 
-def _commit(
+def _fields(
     registry: Registry,
     operation: Operation,
     composed: Composed,
     material: Material,
     outcome: Outcome,
     images: Mapping[str, Images],
-) -> Version:
+) -> dict[str, Any]:
+    """What the version is recorded with, besides its files."""
     change, knowledge = material.change, composed.knowledge
     depth = len(registry.stack(operation.parent)) + 1
     after = knowledge.after_learning if change.kind == "learn" else knowledge.after_forgetting
@@ -137,10 +157,9 @@ def _commit(
             for part, i in images.items()
         },
     }
-    return operation.commit(
-        save(outcome.adapter, operation.folder, operation.parent.model),
-        state=state.to_json() | {"record": record},
-        adapter=outcome.adapter.fingerprint,
-        weights=fingerprint(compose(composed.weights, [outcome.adapter])),
-        metrics=outcome.validation,
-    )
+    return {
+        "state": state.to_json() | {"record": record},
+        "adapter": outcome.adapter.fingerprint,
+        "weights": fingerprint(compose(composed.weights, [outcome.adapter])),
+        "metrics": outcome.validation,
+    }

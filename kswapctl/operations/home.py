@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from kswap_registry import Registry
+from kswap_registry.store import OnWait
 
 from kswapctl.errors import KswapError
 
@@ -35,9 +36,9 @@ def find_home(named: Path | None) -> Path:
     raise NoRegistryError(f"no registry ({FOLDER}) in {here} or above it", "make one: kswapctl init")
 
 
-def open_home(named: Path | None, *, read_only: bool = False) -> Registry:
-    """Open the registry to use."""
-    return Registry.open(find_home(named), read_only=read_only)
+def open_home(named: Path | None, *, read_only: bool = False, on_wait: OnWait | None = None) -> Registry:
+    """Open the registry to use; ``on_wait`` is told for whom a writer waits."""
+    return Registry.open(find_home(named), read_only=read_only, on_wait=on_wait)
 
 
 def create_home(named: Path | None) -> Registry:

@@ -13,6 +13,7 @@ from kswap_registry import Registry, Version
 from kswapctl.errors import NotFoundError
 from kswapctl.export import bundle as bundles
 from kswapctl.export.manifest import Manifest
+from kswapctl.export.signature import check_signature
 from kswapctl.operations.places import MovedError, open_place
 from kswapctl.operations.share import Parcel, gather
 from kswapctl.progress import Progress
@@ -56,13 +57,24 @@ def pull(registry: Registry, name: str, model: str, branch: str, command: str, p
         return receive(registry, Delivery(manifest, place, name, model, branch), command, progress)
 
 
+@dataclass(frozen=True)
+class Trust:
+    """By what the receiver of a bundle knows it for the giver's."""
+
+    sha256: str = ""
+    """The file's hash, where its giver told it on another way."""
+    key: Path | None = None
+    """The giver's public key (PEM): a bundle that is not signed with it is refused."""
+
+
 def take(
-    registry: Registry, path: Path, model: str, branch: str, expected: str, command: str, progress: Progress
+    registry: Registry, path: Path, trust: Trust, command: str, progress: Progress, *, model: str = "", branch: str = ""
 ) -> Received:
-    """Take in a bundle; ``expected`` is the file's SHA-256 where its giver told it."""
+    """Take in a bundle, as ``model`` or what it says, on ``branch`` or the main line."""
     from kswapctl.operations.receive import Delivery, receive
 
-    opened = bundles.open_bundle(path, expected)
+    opened = bundles.open_bundle(path, trust.sha256)
+    check_signature(opened.signature, opened.manifest, trust.key)
     return receive(registry, Delivery(opened.manifest, opened, path.name, model, branch), command, progress)
 
 

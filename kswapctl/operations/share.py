@@ -12,6 +12,7 @@ from kswapctl.errors import UsageError
 from kswapctl.export import bundle as bundles
 from kswapctl.export.files import check_free, written_whole
 from kswapctl.export.manifest import Base, Listed, Manifest, Step
+from kswapctl.export.signature import sign_manifest
 from kswapctl.operations.points import point
 
 
@@ -60,20 +61,34 @@ def gather(registry: Registry, version: Version, with_base: bool, only: bool = F
     return Parcel(version, manifest, {name: paths[listed.sha256] for name, listed in manifest.members().items()})
 
 
-def bundle(
-    registry: Registry, version: Version, output: Path, *, with_base: bool, only: bool, overwrite: bool, command: str
-) -> Bundled:
+@dataclass(frozen=True)
+class Wish:
+    """What a bundle is to be."""
+
+    output: Path
+    with_base: bool = False
+    """Also the base's tensors."""
+    only: bool = False
+    """Only the version's own adapter, not those below."""
+    overwrite: bool = False
+    key: Path | None = None
+    """Sign with this private key (PEM)."""
+
+
+def bundle(registry: Registry, version: Version, wish: Wish, command: str) -> Bundled:
     """Write a version's stack into one file that ``kswapctl import`` reads."""
+    output = wish.output
     if registry.folder.resolve() in output.resolve().parents:
         raise UsageError(f"{output} is inside the registry", "choose another place")
-    check_free(output, overwrite)
-    parcel = gather(registry, version, with_base, only)
-    with written_whole(output, overwrite) as temporary:
-        bundles.write(temporary, parcel.manifest, parcel.files)
+    check_free(output, wish.overwrite)
+    parcel = gather(registry, version, wish.with_base, wish.only)
+    signature = sign_manifest(parcel.manifest, wish.key) if wish.key else None
+    with written_whole(output, wish.overwrite) as temporary:
+        bundles.write(temporary, parcel.manifest, parcel.files, signature)
         digest = bundles.digest_of(temporary)
         point("bundle.after_write")
     point("bundle.after_rename")
-    payload = {"file": output.name, "fingerprint": version.fingerprint, "base": with_base, "sha256": digest}
+    payload = {"file": output.name, "fingerprint": version.fingerprint, "base": wish.with_base, "sha256": digest}
     registry.record(version.model, "bundle", payload, number=version.number, command=command)
     return Bundled(parcel, digest)
 

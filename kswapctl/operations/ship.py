@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kswap_registry import Registry, Version
+from kswap_registry.filesystem import require_space
 
 from kswapctl.data.images import Images
 from kswapctl.errors import UsageError
@@ -41,7 +42,9 @@ class Export:
 def merge(registry: Registry, version: Version, output: Path, overwrite: bool, command: str) -> Path:
     """Write the composed weights as a safetensors file that timm loads; its metadata lets ``add`` read it again."""
     _outside(registry, output)
+    check_free(output, overwrite)
     composed = load_version(registry, version)
+    require_space(output.absolute().parent, _bytes_of(composed))
     with written_whole(output, overwrite) as temporary:
         write(composed.weights, temporary, metadata_of(registry, composed))
         point("merge.after_write")
@@ -55,6 +58,7 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
     _outside(registry, request.output)
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
+    require_space(request.output.absolute().parent, 2 * _bytes_of(composed))  # int8 and fp16 are written beside fp32
     images = _spread(test_images(composed, request.data, True, progress), len(composed.spec.classes), request.every)
     progress.stage("exporting", 3)
     network = composed.network()
@@ -116,6 +120,10 @@ def _spread(images: Images, classes: int, every: bool) -> Any:
     """Pixels of every image, or of about CHECKED of them, evenly over the classes (which stand in order)."""
     step = 1 if every else max(1, len(images) // max(CHECKED, 2 * classes))
     return images.pixels[::step]
+
+
+def _bytes_of(composed: Composed) -> int:
+    return 2**20 + sum(tensor.nbytes for tensor in composed.weights.values())
 
 
 def _outside(registry: Registry, output: Path) -> None:

@@ -60,6 +60,7 @@ declare(
         "add.after_rows": "rows are written, not committed",
         "add.after_commit": "the model is registered",
         "operation.after_begin": "the running row is committed",
+        "operation.after_stand": "the operation stands on another version than the head",
         "operation.before_close": "the operation ended without a commit; its scratch folder is gone",
         "adopt.before_rows": "all blobs that arrived from elsewhere are stored",
         "adopt.after_model": "the new model's rows are written, not committed",

@@ -52,6 +52,14 @@ class Operation:
             point("operation.after_begin")
             self.folder.mkdir()
 
+    def stand_on(self, number: int) -> None:
+        """Work on another version than the head: the commit then goes ``onto`` a branch, or the head comes there."""
+        with storage_errors(self._database.path.parent):
+            with self._database.writing():
+                self.parent = reading.version(self._database, self._model, number)
+                self._database.execute("UPDATE operations SET parent = ? WHERE id = ?", number, self._row)
+            point("operation.after_stand")
+
     def commit(
         self,
         files: Mapping[str, Path],

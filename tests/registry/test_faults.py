@@ -125,6 +125,15 @@ def adopt(registry: Registry, home: Path) -> None:
     adoption.adopt(registry, landing, arrivals)
 
 
+def learn_aside(registry: Registry) -> None:
+    with registry.operation("faces", kind="learn", method="gs-lora", spec={}) as operation:
+        operation.stand_on(1)
+        adapter = operation.folder / "adapter"
+        adapter.write_text("aside")
+        fields = {"state": {}, "adapter": "aside", "weights": "w", "metrics": {"accuracy": 1}}
+        operation.commit({"adapter": adapter}, **fields, onto="aside")
+
+
 def abandon(registry: Registry) -> None:
     with registry.operation("faces", kind="learn", method="gs-lora", spec={}):
         pass
@@ -142,6 +151,7 @@ SCENARIOS = {
     "create": Scenario(nothing, lambda home: Registry.create(home / "registry").close()),
     "add": Scenario(base, lambda home: inside(lambda registry: add(registry, "signs", home))(home)),
     "learn": Scenario(grown, inside(lambda registry: learn(registry, "three"))),
+    "learn aside": Scenario(grown, inside(learn_aside)),
     "adopt": Scenario(grown, lambda home: inside(lambda registry: adopt(registry, home))(home)),
     "abandon": Scenario(grown, inside(abandon)),
     "rollback": Scenario(grown, inside(lambda registry: registry.move_head("faces", 1))),
