@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -65,16 +67,62 @@ def _invoke(app: Any, home: Path | None, arguments: tuple[object, ...]) -> Ran:
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
+LOOPBACK = "127.0.0.1"
+"""Where the tests of the Hub may connect to; no other test connects anywhere."""
+
+
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = socket.socket.connect
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket leads anywhere, and no name is looked up; but the Hub on loopback, in its own tests."""
+    allowed = LOOPBACK if request.path.name in ("test_remote.py", "test_ship_faults.py") else ""
 
-    def refuse(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:
-            pytest.fail(f"a test connects to {address}")
-        connect(self, address)
+    def guard(name: str, place: object, host_of: Callable[..., object]) -> None:
+        real = getattr(place, name)
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if host_of(*arguments) not in (None, allowed):
+                pytest.fail(f"a test connects to {arguments[:2]}")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(place, name, guarded)
+
+    def host(self: socket.socket, address: Any) -> object:
+        return None if self.family == socket.AF_UNIX else address[0]
+
+    guard("connect", socket.socket, host)
+    guard("connect_ex", socket.socket, host)
+    guard("getaddrinfo", socket, lambda name, *_: name)
+
+
+@pytest.fixture(scope="session")
+def _own_hub_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """These are read once, when huggingface_hub is first imported; where that has happened, they are set there."""
+    values = {"HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in values.items():
+            patched.setenv(name, value)
+        from huggingface_hub import constants
+
+        patched.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patched.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask huggingface.co who is calling
+        patched.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        patched.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "token"))
+        yield
+
+
+@pytest.fixture
+def hub(_own_hub_home: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A small Hub on loopback."""
+    spec = importlib.util.spec_from_file_location("hub_on_loopback", Path(__file__).with_name("hub.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "hub_on_loopback", module)
+    spec.loader.exec_module(module)
+    with module.serve() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        yield running
 
 
 @pytest.fixture(scope="session")

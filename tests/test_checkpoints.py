@@ -2,13 +2,16 @@
 
 import json
 import pickle
+import resource
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import kswapctl
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError
 from kswapctl.models.checkpoint import Description, build, create, load
 from kswapctl.models.weights import fingerprint, read, write
@@ -319,3 +322,29 @@ def test_the_fingerprint_of_weights_tells_every_change(change: str) -> None:
 def test_the_fingerprint_does_not_see_order_or_strides() -> None:
     a, b = torch.randn(3, 4), torch.randn(2)
     assert fingerprint({"a": a, "b": b}) == fingerprint({"b": b, "a": a.T.contiguous().T})
+
+
+def test_a_deflated_checkpoint_is_refused_from_its_directory(tmp_path: Path) -> None:
+    """torch stores and never deflates; a hundred megabytes of zeros would fit a hundred kilobytes."""
+    with zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", pickle.dumps({}))
+        archive.writestr("m/data/0", bytes(100 * 2**20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UnsafeInputError, match="compressed"):
+        load(str(tmp_path / "m.pth"), OPTED)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_an_older_torch_opens_no_pickle(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(weights, tmp_path / "model.pth")
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(UnsafeInputError, match="too old to open"):
+        load(str(tmp_path / "model.pth"), OPTED)
+
+
+def test_nothing_unpickles_without_restrictions() -> None:
+    """A refused pickle is never tried again in another way: there is no other way in the code."""
+    code = {path: path.read_text() for path in Path(kswapctl.__file__).parent.rglob("*.py")}
+    for word in ("weights_only=False", "import pickle", "joblib.load", "allow_pickle=True", "pickle.load"):
+        assert [path.name for path, text in code.items() if word in text] == []
+    assert [path.name for path, text in code.items() if "torch.load(" in text] == ["weights.py"]

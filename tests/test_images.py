@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,14 @@ def test_a_class_of_which_every_image_is_bad_is_refused(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     with pytest.raises(DataError):
         decode(source, source.samples, INPUT, skip_bad=True)
+
+
+def test_a_class_that_skipping_would_empty_is_named(fill: Fill) -> None:
+    source = fill(300, 0)
+    alone = replace(source.samples[0], label="dog")
+    broken = replace(source, samples=(alone, *source.samples[1:]), read=lambda s: b"" if s is alone else source.read(s))
+    with pytest.raises(DataError, match="class 'dog': none of the 1 images"):
+        decode(broken, broken.samples, INPUT, skip_bad=True)
 
 
 def test_images_come_in_the_order_of_the_samples_at_the_input_size(fill: Fill) -> None:

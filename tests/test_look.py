@@ -203,3 +203,30 @@ def test_the_harmonic_mean(kept: float, drop: float, mean: float) -> None:
 
 def test_an_evaluation_is_json_all_the_way(look) -> None:
     json.dumps(look("eval", "digits", "--json").json, allow_nan=False)
+
+
+def test_list_marks_a_version_whose_file_is_gone(run, home: Path) -> None:
+    adapter = run("show", "digits@1", "--json").json["files"]["adapter_model.safetensors"]
+    (home / "blobs" / adapter[:2] / adapter).unlink()
+    listed = run("list", "digits", "--json").json
+    assert [v["missing"] for v in listed] == [[], ["adapter_model.safetensors"], []]
+    assert run("list", "digits").out.count("missing") == 1
+    assert run("merge", "digits", "-o", home.parent / "m.safetensors").code == 12
+
+
+def test_older_versions_and_entries_that_are_not_shown_are_told(look) -> None:
+    assert "digits has 2 older versions" in look("list", "digits", "--limit", "1").err
+    assert "--limit" in look("log", "--limit", "2").err
+    assert look("list", "digits").err == look("log").err == ""
+
+
+def test_a_version_where_a_model_is_meant_is_told(look) -> None:
+    for line in (("list", "digits@2"), ("log", "digits@2")):
+        ran = look(*line)
+        assert ran.code == 3
+        assert "'digits@2' is a version: name its model" in ran.err
+
+
+def test_names_from_strangers_make_no_pictures(run, home: Path) -> None:
+    ran = run("show", "digits@:smile:")
+    assert ":smile:" in ran.err

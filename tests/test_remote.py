@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # huggingface_hub's own
-FILE = Path(__file__).with_name("hub.py")
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback only."""
-    connect = socket.socket.connect
-
-    def refuse(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX and address[0] != "127.0.0.1":
-            pytest.fail(f"a test connects to {address}")
-        connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_hub_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """These are read once, when huggingface_hub is first imported; where that has happened, they are set there."""
-    values = {"HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        from huggingface_hub import constants
-
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        patch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "token"))
-        yield
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("hub_on_loopback", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "hub_on_loopback", module)
-    spec.loader.exec_module(module)
-    with module.serve() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_test")
-        yield running
 
 
 @pytest.fixture

@@ -169,6 +169,75 @@ def test_only_the_file_that_was_told_of_is_taken(shared, empty, invoke):
     assert invoke(empty, "import", shared / "with.kswap", "--sha256", digest).code == 0
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
+    """Two pairs of a private and a public key."""
+    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
+    from cryptography.hazmat.primitives import serialization as form
+
+    made = []
+    for name in ("ours", "theirs"):
+        key, folder = ec.generate_private_key(ec.SECP256R1()), tmp_path_factory.mktemp(name)
+        private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+        public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+        (folder / "private.pem").write_bytes(private)
+        (folder / "public.pem").write_bytes(public)
+        made.append((folder / "private.pem", folder / "public.pem"))
+    return made
+
+
+@pytest.fixture
+def signed(pairs, run, tmp_path) -> Path:
+    """A bundle signed by the first key."""
+    ran = run("bundle", "digits", "-o", tmp_path / "signed.kswap", "--key", pairs[0][0], "--json")
+    assert (ran.code, ran.json["signed"]) == (0, True), ran.err
+    return tmp_path / "signed.kswap"
+
+
+def test_a_signed_bundle_is_taken_with_and_without_the_key(signed, pairs, fresh, invoke, trained_home):
+    assert zipfile.ZipFile(signed).testzip() is None
+    assert invoke(fresh, "import", signed, "--key", pairs[0][1]).code == 0
+    assert known(fresh) == known(trained_home)
+    assert invoke(fresh, "import", signed, "--as", "other").code == 0
+
+
+def test_another_signer_or_none_is_refused(signed, shared, pairs, fresh, invoke, state):
+    before = state(fresh)
+    for path, words in ((signed, "no signature is by public.pem"), (shared / "without.kswap", "not signed")):
+        ran = invoke(fresh, "import", path, "--key", pairs[1][1])
+        assert (ran.code, words in ran.err) == (12, True), ran.err
+    assert invoke(fresh, "import", signed, "--key", pairs[0][0]).code == 4  # that is the private one
+    assert state(fresh) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["of another bundle", "of a record", "edited", "no JSON", "another form", "second last"]
+)
+def test_a_signature_of_something_else_is_refused(signed, shared, pairs, fresh, tmp_path, invoke, state, kind):
+    content, other = members(signed), members(shared / "without.kswap")
+    value = json.loads(content["manifest.sig.json"])
+    if kind == "of another bundle":
+        content |= {"manifest.json": members(shared / "only.kswap")["manifest.json"]}
+        for name in set(other) - set(members(shared / "only.kswap")):
+            content.pop(name, None)
+    elif kind == "of a record":
+        from kswapctl.export.statement import make_statement, seal
+
+        value = seal(make_statement({}, {}), pairs[0][0])
+    elif kind == "edited":
+        value["payload"] = value["payload"][:-8] + "AAAA" + value["payload"][-4:]
+    elif kind == "another form":
+        value["more"] = 1
+    content["manifest.sig.json"] = b"{" if kind == "no JSON" else json.dumps(value).encode()
+    if kind == "second last":
+        content["manifest.sig.json"] = content.pop("manifest.sig.json")
+    for arguments in ((), ("--key", pairs[0][1])):
+        before = state(fresh)
+        ran = invoke(fresh, "import", pack(tmp_path / "x.kswap", content), *arguments)
+        assert ran.code in (12, 13, 15), ran
+        assert state(fresh) == before
+
+
 @pytest.mark.parametrize("arguments", [("digits@base", "-o", "x"), ("digits@9", "-o", "x"), ("other", "-o", "x")])
 def test_what_cannot_be_bundled_says_so(run, tmp_path, arguments):
     ref, option, name = arguments
@@ -272,6 +341,19 @@ TRICKS: dict[str, Callable[[zipfile.ZipFile], None]] = {
 def test_a_zip_with_tricks_is_refused(empty, tmp_path, invoke, state, trick):
     refused(empty, zipped(tmp_path / "evil.kswap", TRICKS[trick]), 15, invoke, state)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "evil.kswap"]
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "lying directory"])
+def test_a_directory_that_says_otherwise_is_refused(shared, fresh, tmp_path, invoke, state, kind):
+    content = bytearray((shared / "without.kswap").read_bytes())
+    central = content.find(b"PK\1\2")
+    if kind == "encrypted":
+        content[6] |= 1
+        content[central + 8] |= 1
+    else:
+        content[central + 24 : central + 28] = (2**31).to_bytes(4, "little")  # the first member's size
+    (tmp_path / "x.kswap").write_bytes(content)
+    refused(fresh, tmp_path / "x.kswap", 15, invoke, state)
 
 
 def test_a_compression_bomb_costs_neither_memory_nor_time(empty, tmp_path, invoke, state):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from kswap_registry import Registry, RegistryError, doctor, faults
 
 import kswapctl.operations
 from kswapctl.errors import KswapError
+from kswapctl.export import manifest as listing
 from kswapctl.export.onnx import Parity
 from kswapctl.operations import points, receive, remote, share, ship
 from kswapctl.progress import Silent
@@ -24,6 +26,10 @@ from kswapctl.progress import Silent
 EXITS = {"kill": -9, "enospc": 16, "eio": 16, "sigint": 130}
 PREFIXES = ("merge.", "export.", "bundle.", "import.", "push.", "adopt.")
 RUNS: list[str] = []
+HUB = "hf-hub:me/digits"
+OTHERS = ("README.md", ".gitattributes")
+"""What a repository of the Hub holds besides."""
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # huggingface_hub's own
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,14 @@ def push(registry: Registry, place: Path) -> None:
     remote.push(registry, version, str(place / "out"), with_base=False, public=False, command="push")
 
 
+def push_to_the_hub(registry: Registry, place: Path) -> None:
+    remote.push(registry, registry.resolve("digits"), HUB, with_base=False, public=False, command="push")
+
+
+def pull_from_the_hub(registry: Registry, place: Path) -> None:
+    remote.pull(registry, HUB, "digits", "", "pull", Silent())
+
+
 def take(registry: Registry, place: Path) -> None:
     remote.take(registry, place / "in.kswap", remote.Trust(), "import", Silent())
 
@@ -64,6 +78,8 @@ SCENARIOS = {
     "bundle": Scenario(bundle, "out.kswap"),
     "push": Scenario(push, "out/manifest.json"),
     "import": Scenario(take, "", fresh=True),
+    "push to the Hub": Scenario(push_to_the_hub, ""),
+    "pull from the Hub": Scenario(pull_from_the_hub, "", fresh=True),
 }
 
 
@@ -141,9 +157,14 @@ def trace(name: str, place: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_any_point_leaves_the_old_or_the_new_state(
-    name: str, base_home: Path, trained_home: Path, parcel: Path, tmp_path: Path
+    name: str, base_home: Path, trained_home: Path, parcel: Path, tmp_path: Path, hub: Any
 ) -> None:
     homes = (trained_home, base_home)
+    if name.startswith("pull"):
+        prepare("push", tmp_path / "pushed", homes, parcel)
+        with Registry.open(tmp_path / "pushed" / "registry") as registry:
+            push_to_the_hub(registry, tmp_path)
+    pushed = copy.deepcopy(hub.repositories)
     prepare(name, tmp_path / "traced", homes, parcel)
     before = seen(tmp_path / "traced")
     with pytest.MonkeyPatch.context() as patch:
@@ -153,16 +174,27 @@ def test_a_fault_at_any_point_leaves_the_old_or_the_new_state(
     for point in reached:
         for mode, code in EXITS.items():
             place = tmp_path / f"{point}-{mode}"
+            hub.repositories.clear()
+            hub.repositories.update(copy.deepcopy(pushed))
             prepare(name, place, homes, parcel)
             assert run_in_child(name, place, f"{point}:{mode}") == code, point
             assert seen(place) in (before, after), point
             check_whole(name, place, tmp_path / "traced")
+            check_hub(hub)
             run(name, place)  # the next command works, without anybody unlocking or repairing
             assert seen(place)[:2] == after[:2], point
             with Registry.open(place / "registry") as registry:
                 assert [f for f in doctor.check(registry, deep=True) if f.serious] == []
             RUNS.append(f"{name} {point} {mode}")
             shutil.rmtree(place)
+
+
+def check_hub(hub: Any) -> None:
+    """What the Hub holds is a whole manifest with all its files, or nothing of ours."""
+    for name in hub.repositories:
+        files = hub.head(name)
+        if listing.NAME in files:
+            listing.check_names([n for n in files if n not in OTHERS], listing.load(files[listing.NAME]))
 
 
 def check_whole(name: str, place: Path, done: Path) -> None:

@@ -14,7 +14,7 @@ from kswapctl.data.sets import changed_part, count, retained_part
 from kswapctl.data.sources import Sample, Source, open_source
 from kswapctl.data.splits import by_class, share, take, training_part
 from kswapctl.data.splits import test_part as held_back
-from kswapctl.errors import DataError, NotFoundError
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError
 from kswapctl.spec import Rehearsal
 
 Make = Callable[..., Path]
@@ -169,6 +169,12 @@ def test_a_bad_row_of_a_manifest_is_named(make: Make, row: dict[str, str], said:
     root = make("x/1.png")
     with pytest.raises(DataError, match=said):
         open_source(str(manifest(root, [ROWS[0], row], kind)))
+
+
+@pytest.mark.parametrize("path", ["../x/1.png", "x/../../1.png", "/etc/hostname", ".."])
+def test_a_manifest_does_not_lead_out_of_its_folder(make: Make, path: str) -> None:
+    with pytest.raises(UnsafeInputError, match=r"row 2 of list\.csv leads out of its folder"):
+        open_source(str(manifest(make("x/1.png"), [ROWS[0], {"path": path, "label": "cat"}], "csv")))
 
 
 def test_a_file_that_a_manifest_lists_and_is_not_there_is_named(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def read_pickle(path: Path) -> Weights:
         raise UnsafeInputError(
             f"torch {torch.__version__} is too old to open {path.name} safely", f"use torch {OLDEST_UNPICKLER} or newer"
         )
+    _check_stored(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -88,6 +90,18 @@ def read_pickle(path: Path) -> Weights:
     weights = {str(k).removeprefix("module."): v for k, v in loaded.items()}
     check_finite(weights, path.name)
     return weights
+
+
+def _check_stored(path: Path) -> None:
+    """Torch stores its members as they are; one that is compressed could unfold to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # the older form, or none: the restricted unpickler tells
+    squeezed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if squeezed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise UnsafeInputError(f"{path.name} is compressed, which torch never does", "save it as .safetensors")
 
 
 def check_finite(weights: Mapping[str, Tensor], where: str) -> None:

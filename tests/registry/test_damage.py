@@ -270,3 +270,26 @@ def _read_everything(folder: Path) -> list[object]:
 def _findings(folder: Path) -> list[doctor.Finding]:
     with Registry.open(folder) as registry:
         return doctor.check(registry)
+
+
+@pytest.mark.parametrize("part", ["blobs", "registry.db"])
+def test_what_may_not_be_read_is_a_storage_error(faces: Registry, part: str) -> None:
+    """As a user without rights; the tests may run as root, whom no rights stop."""
+    for folder in (faces.folder.parent, faces.folder):
+        folder.chmod(0o755)
+    digest = faces.model("faces").files["model.safetensors"]
+    (faces.folder / part).chmod(0)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            with Registry.open(faces.folder, read_only=True) as registry:
+                registry.blob(digest)
+        except StorageError as error:
+            code = error.exit_code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 16
+    (faces.folder / part).chmod(0o755)

@@ -224,3 +224,16 @@ def test_a_metric_that_is_no_number_is_refused(faces: Registry, learn: Learn, va
     with pytest.raises(BadValue):
         learn("one", accuracy=value)
     assert len(faces.versions("faces")) == 1
+
+
+def test_a_version_in_the_place_of_a_model_is_told_apart(faces: Registry) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        faces.versions("faces@2")
+    assert "'faces@2' is a version: name its model, 'faces'" in caught.value.hint
+
+
+def test_missing_files_are_named(faces: Registry, learn: Learn) -> None:
+    made = learn("one")
+    assert faces.missing(made) == []
+    faces.store.path(made.files["adapter.safetensors"]).unlink()
+    assert faces.missing(made) == ["adapter.safetensors"]
