@@ -95,6 +95,18 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f": {page.name}\n" in navigation, page.name
 
 
+def test_every_case_of_the_catalogue_stands_in_the_docs_with_a_test_that_exists() -> None:
+    lines = [line for line in (ROOT / "docs" / "faults.md").read_text().splitlines() if re.match(r"\| \d", line)]
+    numbers = [re.match(r"\| ((?:\d+, )*\d+) ", line) for line in lines]
+    found = [int(number) for match in numbers if match for number in match[1].split(", ")]
+    assert found == list(range(1, 79))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for line in lines:
+        named = re.findall(r"`(test_\w+)`", line)
+        assert named or "does not apply" in line, line
+        assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 def test_every_exit_code_stands_in_the_docs() -> None:
     import kswap_registry.errors
 
