@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -90,15 +91,21 @@ def compare(small: Registry, large: Registry, count: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(home: Path) -> dict[str, list[float]]:
-    """Seconds of each command, by round; the first round warms the disk's cache and does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+def measure(home: Path) -> dict[str, list[tuple[float, float]]]:
+    """Seconds on the clock and of the processor, by round; the first round warms the disk's cache and does not count."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for name, arguments in list(COMMANDS.items()) * (1 + RUNS):
-        started = time.perf_counter()
+        clock, processor = time.perf_counter(), _processor()
         command = [sys.executable, "-c", "from kswapctl.cli import main; main()", *arguments]
         subprocess.run(command, env=os.environ | {"KSWAP_HOME": str(home)}, check=True, capture_output=True)
-        seconds[name].append(time.perf_counter() - started)
+        seconds[name].append((time.perf_counter() - clock, _processor() - processor))
     return {name: values[1:] for name, values in seconds.items()}
+
+
+def _processor() -> float:
+    """Processor seconds of all children so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def above(seconds: list[float], reference: list[float]) -> float:
@@ -125,11 +132,16 @@ def run(versions: int) -> dict[str, Any]:
                 add(large, number)
             cost = compare(small, large, 200)
         commands = measure(Path(folder) / "large" / "registry")
+    clock, processor = ({name: [pair[i] for pair in pairs] for name, pairs in commands.items()} for i in (0, 1))
     return {
         "versions": versions,
         "python": platform.python_version(),
-        "seconds": {name: statistics.median(values) for name, values in commands.items()},
-        "above --version": {name: above(values, commands["--version"]) for name, values in commands.items()},
+        "load": os.getloadavg()[1],
+        "seconds": {name: statistics.median(values) for name, values in clock.items()},
+        "above --version": {name: above(values, clock["--version"]) for name, values in clock.items()},
+        "processor above --version": {
+            name: above(values, processor["--version"]) for name, values in processor.items()
+        },
         "seconds per version": cost,
     }
 
@@ -141,9 +153,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = run(options.versions)
-    print(f"{options.versions} versions")
+    print(f"{options.versions} versions, load {result['load']:.1f} on {os.cpu_count()} cores")
+    print("command           clock      above   of it processor")
     for name, value in result["seconds"].items():
-        print(f"{name:14} {value:7.3f} s  {result['above --version'][name]:+7.3f} s")
+        more, busy = result["above --version"][name], result["processor above --version"][name]
+        print(f"{name:14} {value:7.3f} s  {more:+7.3f} s  {busy:+7.3f} s")
     for part, value in result["seconds per version"].items():
         print(f"a version, {part}: {1e3 * value:.2f} ms")
     if options.json:

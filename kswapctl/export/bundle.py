@@ -114,7 +114,8 @@ def open_bundle(path: Path, expected: str = "") -> Bundle:
         raise UnsafeInputError(f"{path.name} is not a bundle as kswapctl writes it: {error}", "get it again") from error
     manifest = listing.load(data)
     listing.check_names([member.name for member in members if member.name != SIGNATURE], manifest)
-    return Bundle(path, {member.name: member for member in members}, manifest, *(signatures or [None]))
+    signature = signatures[0] if signatures else None
+    return Bundle(path, {member.name: member for member in members}, manifest, signature)
 
 
 def _whole(file: BinaryIO, member: Member) -> bytes:
