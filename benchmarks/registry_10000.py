@@ -92,7 +92,7 @@ def compare(small: Registry, large: Registry, count: int) -> dict[str, float]:
 
 
 def measure(home: Path) -> dict[str, list[tuple[float, float]]]:
-    """Seconds on the clock and of the processor, by round; the first round warms the disk's cache and does not count."""
+    """Seconds on the clock and of the processor, by round; the first round only warms the disk's cache."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for name, arguments in list(COMMANDS.items()) * (1 + RUNS):
         clock, processor = time.perf_counter(), _processor()
