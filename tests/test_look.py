@@ -209,7 +209,7 @@ def test_list_marks_a_version_whose_file_is_gone(run, home: Path) -> None:
     adapter = run("show", "digits@1", "--json").json["files"]["adapter_model.safetensors"]
     (home / "blobs" / adapter[:2] / adapter).unlink()
     listed = run("list", "digits", "--json").json
-    assert [v["missing"] for v in listed] == [[], ["adapter_model.safetensors"], []]
+    assert [v["missing"] for v in listed] == [{}, {"adapter_model.safetensors": "missing"}, {}]
     assert run("list", "digits").out.count("missing") == 1
     assert run("merge", "digits", "-o", home.parent / "m.safetensors").code == 12
 

@@ -88,7 +88,7 @@ def list_versions(
             v.kind,
             _classes(v),
             " ".join(f"{k} {render.percent(x)}" for k, x in v.metrics.items() if k in {"learn", "forget", "retain"}),
-            "missing" if missing[v.ref] else render.size(v.size),
+            ", ".join(sorted(set(missing[v.ref].values()))) or render.size(v.size),
             ", ".join(v.tags),
             v.created[:16].replace("T", " "),
         )
