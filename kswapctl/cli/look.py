@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from kswap_registry import Model, Registry, Version
+from kswap_registry import Model, Registry, Version, tombstones
 from rich.table import Table
 
 from kswapctl.cli import options, render
@@ -79,7 +79,7 @@ def list_versions(
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
         listed = [(m, v) for m in chosen for v in registry.versions(m.name, limit)]
-        missing = {v.ref: registry.missing(v) for _, v in listed}
+        missing = {v.ref: tombstones.missing(registry, v) for _, v in listed}
     rows = [
         (
             "->" if v.number == m.head else "",

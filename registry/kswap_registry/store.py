@@ -27,7 +27,7 @@ from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
 from .records import Attempt, Event, Model, Version
-from .tombstones import tombstones, why_missing
+from .tombstones import why_missing
 
 OnWait = Callable[[Holder], None]
 
@@ -126,12 +126,6 @@ class Registry:
             return self.store.check(Blob(digest, size), deep=verify)
         except MissingBlob as error:
             raise why_missing(self.database, error, digest) from None
-
-    def missing(self, version: Version) -> dict[str, str]:
-        """The names of a version's files that are not in the store, and why: missing or purged. No content is read."""
-        gone = {name: digest for name, digest in version.files.items() if not self.store.path(digest).exists()}
-        purged = tombstones(self.database) if gone else {}
-        return {name: "purged" if digest in purged else "missing" for name, digest in gone.items()}
 
     def commitment(self, data: bytes) -> str:
         """HMAC-SHA256 of ``data`` with the registry's key: proves later what was used, and tells nothing."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from .database import Database
 from .errors import Damaged, MissingBlob, PurgedBlob, RegistryError
+from .records import Version
+
+if TYPE_CHECKING:
+    from .store import Registry
 
 TOLD = "purged"
 """Where a history entry's payload names what went: digest to size."""
@@ -31,3 +36,10 @@ def why_missing(database: Database, error: MissingBlob, digest: str) -> Registry
     """``error``, or that the file was purged."""
     when = tombstones(database).get(digest)
     return error if when is None else PurgedBlob(digest, when)
+
+
+def missing(registry: Registry, version: Version) -> dict[str, str]:
+    """The names of a version's files that are not in the store, and why: missing or purged. No content is read."""
+    gone = {name: digest for name, digest in version.files.items() if not registry.store.path(digest).exists()}
+    purged = tombstones(registry.database) if gone else {}
+    return {name: "purged" if digest in purged else "missing" for name, digest in gone.items()}

@@ -16,6 +16,7 @@ from kswap_registry import (
     copies,
     doctor,
     purge,
+    tombstones,
     verify_history,
 )
 
@@ -71,6 +72,7 @@ def test_a_purge_takes_the_files_and_keeps_the_skeleton(tmp_path: Path) -> None:
         assert doctor.check(registry, deep=True) == []
         with pytest.raises(PurgedBlob, match="purged at"):
             registry.blob(digest)
+        assert tombstones.missing(registry, registry.resolve("faces@1")) == {"adapter": "purged"}
         assert registry.blob(registry.model("clean").files["model"], verify=True)
 
 

@@ -13,6 +13,7 @@ from kswap_registry import (
     UnknownModel,
     UnknownVersion,
     Version,
+    tombstones,
 )
 
 Learn = Callable[..., Version]
@@ -234,6 +235,6 @@ def test_a_version_in_the_place_of_a_model_is_told_apart(faces: Registry) -> Non
 
 def test_missing_files_are_named(faces: Registry, learn: Learn) -> None:
     made = learn("one")
-    assert faces.missing(made) == {}
+    assert tombstones.missing(faces, made) == {}
     faces.store.path(made.files["adapter.safetensors"]).unlink()
-    assert faces.missing(made) == {"adapter.safetensors": "missing"}
+    assert tombstones.missing(faces, made) == {"adapter.safetensors": "missing"}
