@@ -13,6 +13,7 @@ import typer
 from kswap_registry import RegistryError
 
 from kswapctl.cli import (
+    analyze,
     audit,
     care,
     change,
@@ -104,7 +105,7 @@ def _options(
     """Options before the command."""
 
 
-for module in (demo, registry, change, declared, look, history, audit, record, purge, ship, share, care):
+for module in (demo, registry, change, declared, look, analyze, history, audit, record, purge, ship, share, care):
     for name, command in module.COMMANDS.items():
         app.command(name, cls=Command)(command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from kswapctl.operations.home import open_home
 
 if TYPE_CHECKING:
     from kswapctl.operations.apply import Line
+    from kswapctl.operations.studies.schema import Study
+    from kswapctl.operations.studies.table import Row
 
 
 def apply(
@@ -73,4 +76,61 @@ def _table(lines: list[Line], states: list[str]) -> Table:
     return render.table("", ["#", "operation", "method", "#images", "#rehearsed", "", "version"], rows)
 
 
-COMMANDS = {"apply": apply}
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A shipped study, or a .yaml file; none: list them.")
+    ] = "",
+    use: Annotated[
+        list[str] | None, typer.Option("--use", metavar="NAME=PATH", help="Where what the study needs is (repeat).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Its folder; else ./NAME.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    seeds: Annotated[str, typer.Option(metavar="0,1", help="Instead of the study's own seeds.")] = "",
+    only: Annotated[str, typer.Option(metavar="A,B", help="Only these contenders.")] = "",
+    table: Annotated[bool, typer.Option("--table", help="Run nothing: sum up what is done.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run methods over class splits, orders and seeds, and sum them up in a table; stopped, it goes on where it was.
+
+    Example: `kswapctl study gslora-table1 --use base=signs38.safetensors --use signs=signs43`
+    """
+    from kswapctl.operations.studies.schema import read_study, shipped
+
+    if not name:
+        known = [read_study(each) for each in sorted(shipped())]
+        rows = [(s.name, s.title, ", ".join(s.needs)) for s in known]
+        render.data([s.model_dump() for s in known], render.table("", ["study", "what it asks", "needs"], rows))
+        return
+    from kswapctl.operations.studies.narrow import narrowed
+    from kswapctl.operations.studies.run import results_of, run_study
+    from kswapctl.operations.studies.table import summarise, write_tables
+
+    chosen = narrowed(read_study(name), options.names(seeds), options.names(only))
+    given, folder = options.pairs(use), output or Path(chosen.name)
+    with render.Live() as live:
+        results = results_of(chosen, given, folder) if table else run_study(chosen, given, folder, workers, live)
+    summary = summarise(chosen, results)
+    files = write_tables(chosen, summary, results, folder) if results else []
+    render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))
+    render.say(f"{len(results)} cells; {', '.join(map(str, files))}")
+
+
+def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
+    from kswapctl.operations.studies.table import cells_as_text, heads
+
+    columns = ["method", "stage", *(f"#{head}" for head in heads(study)), "#seeds"]
+    splits = dict.fromkeys(r.split for r in rows)
+    return [
+        render.table(
+            split,
+            columns,
+            [(r.contender, r.stage, *cells_as_text(study, r), r.seeds) for r in rows if r.split == split],
+        )
+        for split in splits
+    ]
+
+
+COMMANDS = {"apply": apply, "study": study}

@@ -1,0 +1,138 @@
+"""Figures of what was changed where, how accuracy went along, and what the model says before and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kswap_registry import Registry, Version
+
+from kswapctl.analysis.charts import FORMATS, draw_layers, draw_sequence, draw_trade_off
+from kswapctl.analysis.layers import Profile, change_by_block, gradient_by_block
+from kswapctl.analysis.pictures import draw_before_after, pick_samples
+from kswapctl.data.images import Images
+from kswapctl.errors import NotFoundError, UsageError
+from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.scores import evaluate
+from kswapctl.operations.look import test_images
+from kswapctl.operations.versions import Composed, load_version
+from kswapctl.progress import Progress
+
+EACH = 2
+"""Sample images a class."""
+IMAGES = 256
+"""Most images that a gradient is taken from."""
+
+
+def analyze(
+    registry: Registry, versions: Sequence[Version], data: Sequence[str], folder: Path, progress: Progress
+) -> list[Path]:
+    """Draw the figures of ``versions`` (stacks of one model) into ``folder``; returns the files."""
+    for version in versions:
+        if not version.number:
+            raise UsageError(f"{version.ref} is the base: nothing was changed", "name a version: kswapctl list")
+    if len({v.model for v in versions}) > 1:
+        raise UsageError("these are versions of different models", "compare versions of one model")
+    profiles: list[Profile] = []
+    made = ["layers"]
+    for index, version in enumerate(versions):
+        stack = [registry.resolve(f"{version.model}@base"), *registry.stack(version)]
+        composed = [load_version(registry, v) for v in stack]
+        images = test_images(composed[-1], data, False, progress)
+        progress.stage(f"looking at {version.ref}", len(stack))
+        blocks = {b["name"]: b["layers"] for b in registry.model(version.model).spec["blocks"]}
+        for before, after in pairwise(composed):
+            if all(not p.name.startswith(f"{after.version.ref} ") for p in profiles):
+                profiles.append(_profile(before, after, images, blocks))
+            progress.advance()
+        mark = f"-{index + 1}" if len(versions) > 1 else ""
+        _sequence(composed, images, folder, mark)
+        _samples(composed, images, folder, mark)
+        made += [f"sequence{mark}", f"samples{mark}"]
+    draw_layers(folder, profiles)
+    return [folder / f"{name}.{suffix}" for name in made for suffix in (*FORMATS, "json")]
+
+
+def draw_study(folder: Path, split: str) -> list[Path]:
+    """The trade-off between methods on ``split`` (empty: the study's first), from a study's ``results.json``."""
+    from kswapctl.operations.studies.schema import Study
+    from kswapctl.operations.studies.table import summarise
+
+    file = folder / "results.json"
+    if not file.is_file():
+        raise NotFoundError(f"no results in {folder}", "run the study first: kswapctl study")
+    stored = json.loads(file.read_text())
+    study = Study.model_validate_json(json.dumps(stored["study"]))
+    study = study.model_copy(update={"columns": ("Acc_r", "Acc_f")})
+    names = [s.name for s in study.splits]
+    split = split or names[0]
+    if split not in names:
+        raise NotFoundError(f"study {study.name} has no split {split!r}", f"known: {', '.join(names)}")
+    last: dict[str, dict[str, Any]] = {}
+    for row in summarise(study, stored["cells"]):
+        if row.split == split and all(row.values.values()):
+            name = "before" if row.stage == "Start" else row.contender
+            last[name] = {"method": name, "stage": row.stage} | row.values
+    draw_trade_off(folder, f"{study.title}: {split}", list(last.values()))
+    return [folder / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+
+
+def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[str, Sequence[str]]) -> Profile:
+    classes = set(after.version.spec["classes"])
+    chosen = [i for i, s in enumerate(images.samples) if s.label in classes]
+    chosen = chosen[:: max(1, -(-len(chosen) // IMAGES))]
+    # the operation's starting point: the weights below it, with rows for the classes it learns
+    grown = {k: v for k, v in after.weights.items() if k not in before.weights or v.shape != before.weights[k].shape}
+    start = replace(after, weights={**before.weights, **grown})
+    rows = after.knowledge.classes
+    targets = images.targets([*rows, *(s.label for s in images.samples if s.label not in rows)])
+    gradient = gradient_by_block(
+        start.network(), images.pixels[chosen], targets[chosen], after.spec.preprocessing, blocks
+    )
+    change = change_by_block(before.weights, after.weights, blocks)
+    return Profile(f"{after.version.ref} {after.version.kind}", tuple(blocks), change, gradient)
+
+
+def _sequence(composed: Sequence[Composed], images: Images, folder: Path, mark: str) -> None:
+    """Every version on the sets of the last one."""
+    last = composed[-1].knowledge
+    targets = images.targets(last.classes)
+    sets = {name: classes for name, classes in last.sets().items() if classes}
+    accuracies: dict[str, list[float | None]] = {name: [] for name in sets}
+    for one in composed:
+        outputs = predict(one.network(), images.pixels, one.spec.preprocessing)
+        scores = evaluate(outputs, outputs, targets, last.classes, sets)
+        for name, classes in sets.items():
+            score = scores.set(name)
+            known = all(c in one.knowledge.classes for c in classes)
+            accuracies[name].append(score.accuracy if score and known else None)
+    names = ["base", *(f"@{c.version.number} {c.version.kind}" for c in composed[1:])]
+    draw_sequence(folder, f"sequence{mark}", names, accuracies)
+
+
+def _samples(composed: Sequence[Composed], images: Images, folder: Path, mark: str) -> None:
+    """What the base and the last version say of a few images of each set."""
+    base, last = composed[0], composed[-1]
+    sets = last.knowledge.sets()
+    gone = (*sets["forgotten"], *sets["forgotten earlier"])
+    groups = [("learned", sets["learned"][:4]), ("forgotten", gone[:4]), ("retained", sets["retain"][:4])]
+    picks = pick_samples(images, groups, EACH)
+    outputs = [(predict(c.network(), images.pixels, c.spec.preprocessing), c.knowledge.classes) for c in (base, last)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in FORMATS:
+        draw_before_after(folder / f"samples{mark}.{suffix}", images, picks, outputs[0], outputs[1])
+    said = [
+        {
+            "image": images.samples[index].key,
+            "class": images.samples[index].label,
+            "set": title,
+            "before": outputs[0][1][int(outputs[0][0][index].argmax())],
+            "after": outputs[1][1][int(outputs[1][0][index].argmax())],
+        }
+        for title, index in picks
+    ]
+    (folder / f"samples{mark}.json").write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,133 @@
+"""Run a study: worker processes take cells, one thread each; what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kswap_registry import Registry
+
+from kswapctl.errors import KswapError
+from kswapctl.models.checkpoint import Description
+from kswapctl.operations.models import add_model
+from kswapctl.operations.studies.cells import MODEL, Cell, cells_of, run_cell
+from kswapctl.operations.studies.claims import claimed, result_file, work_off
+from kswapctl.operations.studies.schema import Study, place
+from kswapctl.progress import Progress, Silent
+
+LOOK_EVERY = 1.0
+"""Seconds between looks at what the workers have done."""
+
+
+def run_study(
+    study: Study, given: dict[str, str], folder: Path, workers: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run every cell that is not done, with ``workers`` processes (1: this one); returns all results there are.
+
+    The same command again goes on where it stopped, and beside one that runs, also on another machine, it helps.
+    """
+    cells = cells_of(study, given)
+    place(study, given, study.base)
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [c for c in cells if not result_file(folder, c.key).is_file()]
+    progress.stage(f"{study.name}: {len(cells)} cells, {len(cells) - len(left)} done before", len(left))
+    if workers == 1:
+        _work(study, given, folder, progress)
+    elif left:
+        _in_processes(study, given, folder, min(workers, len(left)), cells, progress)
+    return results_of(study, given, folder)
+
+
+def results_of(study: Study, given: dict[str, str], folder: Path) -> list[dict[str, Any]]:
+    """The results there are, in the order of the cells."""
+    files = [result_file(folder, c.key) for c in cells_of(study, given)]
+    return [json.loads(f.read_text()) for f in files if f.is_file()]
+
+
+def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress) -> int:
+    """Take cells until none is left; each worker has a registry of its own, which nobody else writes to meanwhile."""
+    cells = {c.key: c for c in cells_of(study, given)}
+
+    def work(key: str) -> dict[str, Any]:
+        result = run_cell(registry, study, given, cells[key], Silent())
+        progress.advance()
+        return result
+
+    with _own_registry(study, given, folder) as registry:
+        return work_off(folder, list(cells), work)
+
+
+@contextmanager
+def _own_registry(study: Study, given: dict[str, str], folder: Path) -> Iterator[Registry]:
+    number = 0
+    while True:
+        with claimed(folder / "claims", f"registry-{number}") as mine:
+            if mine:
+                with _open(study, given, folder / f"registry-{number}") as registry:
+                    yield registry
+                return
+        number += 1
+
+
+def _open(study: Study, given: dict[str, str], home: Path) -> Registry:
+    registry = Registry.open(home) if home.is_dir() else Registry.create(home)
+    if not any(m.name == MODEL for m in registry.models()):
+        source, data = (place(study, given, name) for name in (study.base, study.data))
+        add_model(registry, MODEL, source, Description(), data, f"study {study.name}")
+    return registry
+
+
+def _in_processes(
+    study: Study, given: dict[str, str], folder: Path, workers: int, cells: Sequence[Cell], progress: Progress
+) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the registry's connection
+    errors = context.SimpleQueue()
+    with _environment({"OMP_NUM_THREADS": "1"}):
+        processes = [
+            context.Process(target=_child, args=(study.model_dump_json(), given, str(folder), errors), daemon=True)
+            for _ in range(workers)
+        ]
+        for process in processes:
+            process.start()
+    before = {c.key for c in cells if result_file(folder, c.key).is_file()}
+    while any(p.is_alive() for p in processes):
+        next(p for p in processes if p.is_alive()).join(LOOK_EVERY)
+        now = {c.key for c in cells if result_file(folder, c.key).is_file()}
+        progress.advance(len(now - before))
+        before = now
+    if not errors.empty():
+        message, hint = errors.get()
+        raise KswapError(message, hint)
+    if any(p.exitcode for p in processes):
+        progress.note("a worker was killed; run the same command again to go on")
+
+
+def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
+    """A worker's whole life."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        _work(Study.model_validate_json(study), given, Path(folder), Silent())
+    except KswapError as error:
+        errors.put((error.message, error.hint))
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that the processes started within inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,69 @@
+"""What a study measures at each stage, in the papers' words: accuracy on what stays, comes, goes and went."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kswapctl.evaluation.scores import Evaluation, h_mean
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The classes of a cell."""
+
+    known: tuple[str, ...]
+    """What the base knows."""
+    learn: tuple[str, ...]
+    tasks: tuple[tuple[str, ...], ...]
+    """What is forgotten, task by task."""
+
+    def task(self, number: int) -> tuple[str, ...]:
+        """The classes of the task ``number`` from 0; the last one again, once there is no further."""
+        return self.tasks[min(number, len(self.tasks) - 1)] if self.tasks else ()
+
+
+def measure(scores: Evaluation, sets: Sets, order: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Acc_r, Acc_l, Acc_f, Acc_o, H and drop, in percent, after the operations of ``order``; of the base, before any.
+
+    Acc_f is of the task just forgotten, or of the next one where none was; Acc_r of the base's classes that no task
+    up to that one takes; Acc_o of earlier tasks; drop the retained accuracy lost against the base, in points.
+    H is the harmonic mean of Acc_r and of what Acc_f lost (Zhao et al. 2024); ``before`` is the row above.
+    """
+    forgets = order.count("f")
+    current = max(0, forgets - 1)
+    now = {c.name: (c.images, c.accuracy if order else c.base) for c in scores.per_class}
+    base = {c.name: (c.images, c.base) for c in scores.per_class}
+    goes = sets.task(current)
+    earlier = [c for task in sets.tasks[:current] for c in task if c not in goes]
+    stays = [c for c in sets.known if c not in goes and c not in earlier]
+    found: dict[str, Any] = {
+        "Acc_r": _accuracy(now, stays),
+        "Acc_l": _accuracy(now, sets.learn) if "l" in order else None,
+        "Acc_f": _accuracy(now, goes),
+        "Acc_o": _accuracy(now, earlier),
+        "drop": None,
+        "H": None,
+        "per class": {name: 100 * accuracy for name, (_, accuracy) in now.items()},
+    }
+    if order:
+        found["drop"] = _less(_accuracy(base, stays), found["Acc_r"])
+    if order.endswith("f") and goes:
+        was = base
+        if before is not None and forgets <= len(sets.tasks):
+            was = {c: (now[c][0], before["per class"][c] / 100) for c in goes if c in now}
+        lost = _less(_accuracy(was, goes), found["Acc_f"])
+        found["H"] = None if lost is None else 100 * h_mean((found["Acc_r"] or 0.0) / 100, max(0.0, lost) / 100)
+    return found
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    """The difference; None where either was not measured."""
+    return None if one is None or other is None else one - other
+
+
+def _accuracy(rates: Mapping[str, tuple[int, float]], classes: Collection[str]) -> float | None:
+    """Percent right over all images of ``classes``; None where there is none."""
+    images = sum(rates[c][0] for c in classes if c in rates)
+    return 100 * sum(rates[c][0] * rates[c][1] for c in classes if c in rates) / images if images else None

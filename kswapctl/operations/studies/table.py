@@ -1,0 +1,129 @@
+"""A study's results as one table: means over seeds with their spread; as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kswapctl.operations.studies.schema import Study
+
+UNITS = {"size": (1e-6, 2), "ratio": (1.0, 2), "seconds": (1.0, 0), "blocks": (1.0, 1)}
+"""Factor and decimals of a column; percent with one decimal where it is not named."""
+HEADS = {"size": "MB", "ratio": "tunable %"}
+"""Heads of columns that are not their names."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender on one split at one stage."""
+
+    split: str
+    contender: str
+    stage: str
+    seeds: int
+    values: dict[str, tuple[float, float] | None]
+    """Column to mean and standard deviation (0 for one seed); None where nothing was measured."""
+    failed: int
+    """Seeds with which the method diverged."""
+
+
+def summarise(study: Study, results: Sequence[dict[str, Any]]) -> list[Row]:
+    """Means and spreads over seeds, in the order of the study; a stage that two orders share counts once a seed."""
+    groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    failures: dict[tuple[str, str], set[int]] = {}
+    for result in results:
+        cell = result["cell"]
+        if result["error"]:
+            failures.setdefault((cell["split"], cell["contender"]), set()).add(cell["seed"])
+        for row in result["rows"]:
+            groups.setdefault((cell["split"], cell["contender"], row["stage"]), {})[cell["seed"]] = row
+    for split, contender in failures:
+        groups.setdefault((split, contender, "failed"), {})
+    splits = [s.name for s in study.splits]
+    names = [c.name for c in study.contenders]
+    ordered = sorted(groups, key=lambda g: (splits.index(g[0]), names.index(g[1]), _position(study, g[2])))
+    return [
+        Row(
+            *group,
+            len(groups[group]),
+            {c: _spread([r.get(c) for r in groups[group].values()]) for c in study.columns},
+            len(failures.get(group[:2], ())),
+        )
+        for group in ordered
+    ]
+
+
+def cells_as_text(study: Study, row: Row) -> list[str]:
+    """The row's columns for a reader: mean, and the spread where there are several seeds."""
+    shown = []
+    for column in study.columns:
+        factor, decimals = UNITS.get(column, (1.0, 1))
+        value = row.values[column]
+        if value is None:
+            shown.append("-")
+            continue
+        mean, deviation = (f"{factor * v:.{decimals}f}" for v in value)
+        shown.append(f"{mean} ± {deviation}" if row.seeds > 1 else mean)
+    return shown
+
+
+def heads(study: Study) -> list[str]:
+    """The columns' heads."""
+    return [HEADS.get(c, c) for c in study.columns]
+
+
+def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Write ``table.md``, ``table.csv`` and ``results.json`` (every cell, every class) into ``folder``."""
+    files = {
+        "table.md": markdown(study, rows),
+        "table.csv": _csv(study, rows),
+        "results.json": json.dumps({"study": study.model_dump(), "cells": list(results)}, indent=1) + "\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def markdown(study: Study, rows: Sequence[Row]) -> str:
+    """One table a split."""
+    parts = [f"# {study.title}\n"]
+    for split in dict.fromkeys(r.split for r in rows):
+        parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
+        parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))
+        for row in (r for r in rows if r.split == split):
+            seeds = f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
+            parts.append(f"| {row.contender} | {row.stage} | " + " | ".join([*cells_as_text(study, row), seeds]) + " |")
+    return "\n".join(parts) + "\n"
+
+
+def _csv(study: Study, rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    both = [name for c in study.columns for name in (c, f"{c} deviation")]
+    writer.writerow(["split", "method", "stage", "seeds", "diverged", *both])
+    for row in rows:
+        values = [v for c in study.columns for v in (row.values[c] or ("", ""))]
+        writer.writerow([row.split, row.contender, row.stage, row.seeds, row.failed, *values])
+    return text.getvalue()
+
+
+def _spread(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Mean and standard deviation over seeds."""
+    found = [v for v in values if v is not None]
+    if not found:
+        return None
+    return statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+
+
+def _position(study: Study, stage: str) -> tuple[int, int]:
+    """Where a stage stands: the start, then along each order."""
+    if stage in {"Start", "failed"}:
+        return (-1, 0) if stage == "Start" else (len(study.orders), 0)
+    order = stage.replace("->", "").lower()
+    return next(i for i, o in enumerate(study.orders) if o.startswith(order)), len(order)

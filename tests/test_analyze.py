@@ -1,0 +1,91 @@
+"""Figures: what they show is right, and each comes as PNG, SVG and JSON."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kswapctl.analysis.layers import change_by_block, gradient_by_block
+from kswapctl.spec import Preprocessing
+
+
+def test_the_change_is_relative_to_the_block_s_norm() -> None:
+    """Weights (3, 4) and (0, 12) moved by (0, 5) and nothing: 5 / 13 for the block, 0 for another."""
+    before = {"a.weight": torch.tensor([3.0, 4.0]), "b.weight": torch.tensor([0.0, 12.0]), "c.weight": torch.ones(1)}
+    after = before | {"a.weight": torch.tensor([3.0, 9.0])}
+    assert change_by_block(before, after, {"x": ["a", "b"], "y": ["c"]}) == pytest.approx((5 / 13, 0.0))
+
+
+def test_the_gradient_is_that_of_the_mean_loss() -> None:
+    """Two logits w x of one pixel, w = 0, x = 1, class 0: the gradient is (-1/2, 1/2), 1/2 in the mean."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+    nn.init.zeros_(network[1].weight)
+    pixels = torch.full((3, 1, 1, 1), 255, dtype=torch.uint8)
+    shape = Preprocessing((1, 1, 1), (0.0,), (1.0,))
+    found = gradient_by_block(network, pixels, torch.zeros(3, dtype=torch.long), shape, {"head": ["1"]})
+    assert found == pytest.approx((0.5,))
+
+
+def test_a_stack_s_figures_are_drawn_with_their_numbers(look, tmp_path: Path) -> None:
+    ran = look("analyze", "digits", "-o", tmp_path, "--json", "--quiet")
+    assert ran.code == 0, ran.err
+    files = [Path(f) for f in ran.json]
+    assert {f.name for f in files} == {
+        f"{name}.{suffix}" for name in ("layers", "sequence", "samples") for suffix in ("png", "svg", "json")
+    }
+    assert all(f.stat().st_size > 200 for f in files)
+    learned, forgot = json.loads((tmp_path / "layers.json").read_text())
+    assert (learned["name"], forgot["name"]) == ("digits@1 learn", "digits@2 forget")
+    assert len(learned["blocks"]) == len(learned["change"]) == 6
+    assert all(0 < c < 1 for c in learned["change"])
+    assert all(g > 0 and math.isfinite(g) for p in (learned, forgot) for g in p["gradient"])
+    sequence = json.loads((tmp_path / "sequence.json").read_text())
+    assert sequence["versions"] == ["base", "@1 learn", "@2 forget"]
+    assert sequence["accuracy"]["learned"][0] is None
+    assert sequence["accuracy"]["retain"][0] > 0.9
+    scores = {s["name"]: s["accuracy"] for s in look("eval", "digits", "--json", "-q").json["sets"]}
+    assert {n: v[-1] for n, v in sequence["accuracy"].items()} == pytest.approx(scores)
+
+
+def test_two_stacks_are_compared(look, tmp_path: Path) -> None:
+    ran = look("analyze", "digits@1", "digits@2", "-o", tmp_path, "--json", "--quiet")
+    assert ran.code == 0, ran.err
+    assert {Path(f).name for f in ran.json} >= {"sequence-1.png", "sequence-2.png", "layers.png"}
+    assert len(json.loads((tmp_path / "layers.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(("line", "said"), [((), "takes versions"), (("digits@base",), "is the base")])
+def test_there_must_be_something_to_look_at(look, tmp_path: Path, line, said: str) -> None:
+    ran = look("analyze", *line, "-o", tmp_path)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_a_study_s_trade_off_is_drawn(look, tmp_path: Path) -> None:
+    study = {
+        "version": 1, "name": "s", "title": "T", "needs": {}, "base": "b", "data": "d", "orders": ["f"],
+        "columns": ["H"], "contenders": [{"name": "one", "forget": {"method": "gs-lora"}}],
+        "splits": [{"name": "five", "forget": [["a"]]}],
+    }  # fmt: skip
+    cells = [
+        {
+            "cell": {"split": "five", "contender": "one", "order": "f", "seed": seed},
+            "error": "",
+            "rows": [
+                {"stage": "Start", "Acc_r": 90.0, "Acc_f": 95.0},
+                {"stage": "F", "Acc_r": 88.0 + seed, "Acc_f": 2.0},
+            ],
+        }
+        for seed in (0, 2)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"study": study, "cells": cells}))
+    ran = look("analyze", "--study", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    before, one = json.loads((tmp_path / "trade-off.json").read_text())
+    assert before["method"] == "before"
+    assert one["Acc_r"][0] == 89.0
+    assert look("analyze", "--study", tmp_path, "--split", "six").code == 3
+    assert look("analyze", "--study", tmp_path / "none").code == 3

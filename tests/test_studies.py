@@ -1,0 +1,260 @@
+"""Studies: cells done once whoever does them, stopped and continued, and summed up as the papers do."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kswapctl.demo.digits import CHECKPOINT
+from kswapctl.errors import UsageError
+from kswapctl.evaluation.scores import ClassScore, Evaluation, h_mean
+from kswapctl.operations.studies.cells import cells_of
+from kswapctl.operations.studies.claims import claimed, result_file, work_off
+from kswapctl.operations.studies.schema import place, read_study, shipped
+from kswapctl.operations.studies.scores import Sets, measure
+from kswapctl.operations.studies.subsets import images_needed
+from kswapctl.operations.studies.table import markdown, summarise
+
+TINY = """
+version: 1
+name: tiny
+title: A study of two methods on digits
+needs: {base: the demo checkpoint, digits: its images}
+base: base
+data: digits
+seeds: [0, 1]
+orders: [lf]
+columns: [Acc_r, Acc_l, Acc_f, H, blocks, seconds]
+contenders:
+  - name: one
+    learn: {method: finetune, set: {steps: 2, retain_views: 1, change_views: 1}}
+    forget: {method: gs-lora, set: {steps: 2, cycles: 1, retain_views: 1, change_views: 1}}
+  - name: two
+    learn: {method: imprint-only}
+    forget: {method: finetune, set: {steps: 2, cycles: 1, retain_views: 1, change_views: 1}}
+splits:
+  - name: eight for two
+    learn_data: digits
+    learn: [eight]
+    forget: [[two]]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture
+def given(digits: Path) -> dict[str, str]:
+    return {"base": str(CHECKPOINT), "digits": str(digits)}
+
+
+def test_a_claim_is_one_s_alone_until_it_is_given_back(tmp_path: Path) -> None:
+    with claimed(tmp_path, "a") as mine, claimed(tmp_path, "a") as other, claimed(tmp_path, "b") as another:
+        assert (mine, other, another) == (True, False, True)
+    with claimed(tmp_path, "a") as mine:
+        assert mine
+
+
+def test_a_killed_process_leaves_no_claim(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from kswapctl.operations.studies.claims import claimed\n"
+        "with claimed(Path(sys.argv[1]), 'a') as mine: print(mine, flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "True\n"
+    with claimed(tmp_path, "a") as mine:
+        assert not mine
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with claimed(tmp_path, "a") as mine:
+        assert mine
+
+
+def test_what_is_done_is_not_done_again_and_what_another_does_is_left_to_it(tmp_path: Path) -> None:
+    did = []
+
+    def work(key):
+        did.append(key)
+        return {"key": key}
+
+    with claimed(tmp_path / "claims", "b"):
+        assert work_off(tmp_path, ["a", "b", "c"], work) == 2
+    assert did == ["a", "c"]
+    assert work_off(tmp_path, ["a", "b", "c"], work) == 1
+    assert did == ["a", "c", "b"]
+    assert json.loads(result_file(tmp_path, "b").read_text()) == {"key": "b"}
+
+
+def test_work_that_fails_is_no_result_and_can_be_done_later(tmp_path: Path) -> None:
+    def fail(key):
+        raise UsageError(key)
+
+    with pytest.raises(UsageError):
+        work_off(tmp_path, ["a"], fail)
+    assert work_off(tmp_path, ["a"], lambda key: {}) == 1
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_shipped_study_is_sound_and_of_a_size_that_ends(name: str) -> None:
+    study = read_study(name)
+    cells = cells_of(study, dict.fromkeys(study.needs, "x"))
+    assert len({c.key for c in cells}) == len(cells)
+    assert {c.seed for c in cells} == {0, 1, 2}
+    assert sum(len(c.order) for c in cells) <= 160, "operations, about a minute each on one core"
+    assert "signs" in study.needs
+
+
+def test_the_shipped_studies_are_those_of_the_papers() -> None:
+    assert set(shipped()) >= {"swap-table1", "gslora-table1", "gslora-table3", "fewshot", "missing"}
+
+
+def test_another_value_or_place_makes_another_cell(tiny: Path) -> None:
+    study = read_study(str(tiny))
+    keys = {c.key for c in cells_of(study, {"base": "x"})}
+    assert keys.isdisjoint(c.key for c in cells_of(study, {"base": "y"}))
+    tiny.write_text(TINY.replace("steps: 2, cycles: 1", "steps: 3, cycles: 1"))
+    assert keys.isdisjoint(c.key for c in cells_of(read_study(str(tiny)), {"base": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("method: imprint-only", "method: imprint-olny", "no method 'imprint-olny'"),
+        ("orders: [lf]", "orders: [lg]", "orders: an order is made of l and f"),
+        ("    forget: [[two]]\n", "", "nothing to forget"),
+        ("columns: [Acc_r", "columns: [Acc_x", "columns[0]"),
+        ("contenders:", "contestants:", "is missing"),
+    ],
+)
+def test_a_wrong_study_says_what(tiny: Path, right: str, wrong: str, said: str) -> None:
+    tiny.write_text(TINY.replace(right, wrong, 1))
+    with pytest.raises(Exception, match=r".") as raised:
+        read_study(str(tiny))
+    assert said in raised.value.message
+
+
+def test_what_a_study_needs_must_be_named(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="study tiny needs base: the demo checkpoint"):
+        place(read_study(str(tiny)), {}, "base")
+
+
+def test_accuracies_are_over_the_papers_sets() -> None:
+    """Tasks (a), (b) of a, b, c, d: in the second, a went before, b goes, c and d stay; images weigh the mean.
+
+    c is right 1 of 1 and d 1 of 3 times: 50; b fell from 60 to 20: H of 50 and 40.
+    """
+    sets = Sets(("a", "b", "c", "d"), (), (("a",), ("b",)))
+    now = {"a": (2, 0.5), "b": (5, 0.2), "c": (1, 1.0), "d": (3, 1 / 3)}
+    scores = Evaluation((), tuple(ClassScore(n, i, acc, 0.9) for n, (i, acc) in now.items()), {}, None)
+    before = {"per class": {"b": 60.0}}
+    found = measure(scores, sets, "ff", before)
+    assert {k: found[k] for k in ("Acc_r", "Acc_f", "Acc_o", "Acc_l")} == pytest.approx(
+        {"Acc_r": 50.0, "Acc_f": 20.0, "Acc_o": 50.0, "Acc_l": None}
+    )
+    assert found["drop"] == pytest.approx(40.0)
+    assert found["H"] == pytest.approx(100 * h_mean(0.5, 0.4))
+
+
+@pytest.mark.parametrize(("trained", "images"), [(1, 2), (4, 5), (16, 18)])
+def test_a_few_images_are_few_after_the_validation_part_is_cut_off(trained: int, images: int) -> None:
+    assert images_needed(trained) == images
+
+
+def test_a_table_has_mean_and_spread_and_tells_what_diverged(tiny: Path) -> None:
+    """H of 80 and 90: mean 85, deviation 7.07."""
+    study = read_study(str(tiny))
+    cell = {"split": "eight for two", "contender": "one", "order": "lf"}
+    results = [
+        {"cell": cell | {"seed": seed}, "error": "", "rows": [{"stage": "L->F", "H": h, "Acc_l": None}]}
+        for seed, h in enumerate((80.0, 90.0))
+    ]
+    results.append({"cell": cell | {"contender": "two", "seed": 0}, "error": "it diverged", "rows": []})
+    rows = summarise(study, results)
+    assert rows[0].values["H"] == pytest.approx((85.0, 7.0710678))
+    assert rows[0].values["Acc_l"] is None
+    text = markdown(study, rows)
+    assert "| one | L->F | - | - | - | 85.0 ± 7.1 |" in text
+    assert "1 diverged" in text
+
+
+def test_a_study_runs_and_is_summed_up(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
+    line = (
+        "study",
+        tiny,
+        *use,
+        "-o",
+        tmp_path / "out",
+        "--workers",
+        "1",
+        "--seeds",
+        "0",
+        "--only",
+        "two",
+        "--json",
+        "-q",
+    )
+    ran = invoke(None, *line)
+    assert ran.code == 0, ran.err
+    assert [row["stage"] for row in ran.json] == ["Start", "L", "L->F"]
+    assert ran.json[0]["values"]["Acc_r"][0] > 90
+    assert ran.json[2]["values"]["Acc_l"][0] > 0
+    cells = [f.stat().st_mtime_ns for f in (tmp_path / "out" / "results").glob("*.json")]
+    assert invoke(None, *line).json == ran.json
+    assert [f.stat().st_mtime_ns for f in (tmp_path / "out" / "results").glob("*.json")] == cells
+    assert "| two | L->F |" in (tmp_path / "out" / "table.md").read_text()
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert [r["stage"] for r in csv.DictReader(file)] == ["Start", "L", "L->F"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_that_is_killed_goes_on_without_redoing_or_losing_a_cell(tiny: Path, given, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
+    line = [sys.executable, "-c", "from kswapctl.cli import main; main()", "study", str(tiny), *use, "-o", str(folder)]
+    child = subprocess.Popen(line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((folder / "results").glob("*.json")):
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)  # the study and its workers, with no chance to tidy up
+    child.wait()
+    before = {f.name: f.stat().st_mtime_ns for f in (folder / "results").glob("*.json")}
+    assert 1 <= len(before) < 4
+    subprocess.run(line, check=True, capture_output=True)
+    after = {f.name: f.stat().st_mtime_ns for f in (folder / "results").glob("*.json")}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+SMALL = {
+    "few": "    images_per_class: 1\n",
+    "missing": "    missing: 3\n",
+    "tasks": "    draw: {classes: 1, tasks: 3}\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "order"), [("few", "f"), ("missing", "f"), ("tasks", "fff")])
+def test_a_small_version_of_each_protocol_runs(tiny: Path, given, tmp_path: Path, invoke, kind, order) -> None:
+    """The swap's own small version is the test above."""
+    text = (
+        TINY.replace("[lf]", f"[{order}]").replace("Acc_l, Acc_f", "Acc_o, Acc_f").replace("    forget: [[two]]\n", "")
+    )
+    tiny.write_text(text + SMALL[kind] + ("" if kind == "tasks" else "    forget: [[two]]\n"))
+    use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
+    ran = invoke(None, "study", tiny, *use, "-o", tmp_path / "out", "--workers", "1", "--seeds", "1", "--json", "-q")
+    assert ran.code == 0, ran.err
+    assert {row["stage"] for row in ran.json} >= {"Start", "->".join(order.upper())}
+    assert all(row["values"]["Acc_r"] for row in ran.json)
