@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -150,6 +151,21 @@ def test_whole_weights_are_stored_as_the_nearest_adapter(run_fresh, fresh):
     assert ran.code == 0, ran.err
     assert "of the change's norm was left out" in ran.err
     assert 0 < run_fresh("show", "digits@1", "--json").json["state"]["record"]["lost"] < 1
+    assert "% of its norm" in run_fresh("show", "digits@1").out
+
+
+def test_blocks_that_the_penalty_leaves_at_zero_are_not_stored_and_are_counted(run_fresh):
+    settings = ("--set", "sparsity=0.9", "--blocks", "all")
+    ran = run_fresh("forget", "digits", "--classes", "two", *QUICK, *settings, "--json")
+    assert ran.code == 0, ran.err
+    changed = ran.json[0]["changed_blocks"]
+    assert 1 <= len(changed) < 6
+    shown = run_fresh("show", "digits@1").out
+    assert re.search(rf"blocks changed +{len(changed)} of 6", shown)
+    ratio = float(re.search(r"tunable ratio +([\d.]+) %", shown)[1])
+    assert 0 < ratio < 30
+    diff = run_fresh("diff", "digits@base", "digits", "--json").json["blocks"]
+    assert {b["name"] for b in diff if b["change"]} == set(changed)
 
 
 def test_noise_changes_the_way_but_not_what_is_stored_of_it(run_fresh):

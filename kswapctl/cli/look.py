@@ -264,11 +264,14 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
             "targets met": "yes" if record["met"] else "no",
             "blocks adapted": record.get("blocks", ""),
             "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
+            "tunable ratio": f"{100 * record.get('values', 0) / model.spec['parameters']:.2f} %",
             "stored": render.size(version.size),
             "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),
             "learned": ", ".join(knowledge.learned) or "-",
             "forgotten": ", ".join(knowledge.forgotten) or "-",
         }
+        if record.get("lost"):
+            facts["change not stored"] = f"{100 * record['lost']:.1f} % of its norm, at this rank"
         facts |= {f"images, {part}": d["images"] for part, d in record["data"].items()}
         skipped = sum(d["skipped"] for d in record["data"].values())
         facts |= {"skipped images": skipped} if skipped else {}

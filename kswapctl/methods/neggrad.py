@@ -20,9 +20,7 @@ class Forget(Method):
     kind = "forget"
     source = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023 (its NegGrad+ baseline)"
 
-    lr: float = 1e-3
-    """Highest learning rate of AdamW for the adapters."""
-    beta: float = 0.95
+    beta: float = 0.8
     """Weight of the retained, in [0, 1]; the forgotten have the rest, negated."""
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:

@@ -23,8 +23,6 @@ class Forget(Method):
     kind = "forget"
     source = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023"
 
-    lr: float = 1e-3
-    """Highest learning rate of AdamW for the adapters."""
     away_share: float = 0.5
     """Share of a cycle's steps that also move away; the rest only repair."""
     temperature: float = 4.0

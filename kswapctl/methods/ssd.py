@@ -1,8 +1,9 @@
 """SSD: weights that matter far more to the forgotten than to everything are dampened, without training.
 
 Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024, Eq. 4 and 5.
-What differs: only the adapted layers are dampened, the whole set's Fisher information is made of the rehearsed and the
-forgotten images by their number of classes, and the change is stored as the nearest adapter.
+What differs: only the adapted layers are dampened, and harder by default, for they are few; the whole set's Fisher
+information is made of the rehearsed and the forgotten images by their number of classes; the change is stored as the
+nearest adapter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,15 @@ class Forget(Method):
 
     form: str = "whole"
     """What is changed: whole: the layers' weights, stored as the nearest adapter of this rank."""
-    rank: int = 64
+    rank: int = 256
     """Rank of the adapters that the change is stored in."""
     steps: int = 1
     """No step is taken: one closed-form edit."""
     cycles: int = 1
     """Times that the edit is made."""
-    alpha: float = 5.0
+    alpha: float = 1.5
     """Dampened are weights whose importance to the forgotten is this many times that to everything."""
-    strength: float = 1.0
+    strength: float = 0.1
     """Lambda of the paper: a weight is multiplied by strength * everything / forgotten, at most 1."""
     importance_images: int = 200
     """Most images of each role from which the importance is taken."""

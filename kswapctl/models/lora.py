@@ -46,6 +46,11 @@ class Adapter:
         """SHA-256 of its tensors and its scale."""
         return fingerprint({**self.tensors(), "scale": torch.tensor(self.scale)})
 
+    @property
+    def values(self) -> int:
+        """Numbers in its factors: what the papers count as tunable, without rows for new classes."""
+        return sum(a.numel() + b.numel() for a, b in self.factors.values())
+
     def tensors(self) -> Weights:
         """Tensors under the names PEFT writes."""
         named = {f"{PREFIX}{k}": v for k, v in self.head.items()}

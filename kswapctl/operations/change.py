@@ -147,6 +147,7 @@ def _fields(
         "steps": outcome.steps,
         "met": outcome.met,
         "lost": outcome.lost,
+        "values": outcome.adapter.values,
         "history": list(outcome.history),
         "data": {
             part: {

@@ -94,9 +94,8 @@ def run_cell(registry: Registry, study: Study, given: dict[str, str], cell: Cell
 
 def _costs(registry: Registry, done: Result) -> dict[str, float]:
     model = registry.model(MODEL)
-    stored = sum(a.numel() + b.numel() for a, b in done.outcome.adapter.factors.values())
     return {
-        "ratio": 100 * stored / model.spec["parameters"],
+        "ratio": 100 * done.outcome.adapter.values / model.spec["parameters"],
         "blocks": len(done.outcome.changed),
         "size": done.version.size,
         "seconds": done.seconds,
