@@ -155,7 +155,7 @@ def test_whole_weights_are_stored_as_the_nearest_adapter(run_fresh, fresh):
 
 
 def test_blocks_that_the_penalty_leaves_at_zero_are_not_stored_and_are_counted(run_fresh):
-    settings = ("--set", "sparsity=0.9", "--blocks", "all")
+    settings = ("--set", "sparsity=0.4", "--blocks", "all")
     ran = run_fresh("forget", "digits", "--classes", "two", *QUICK, *settings, "--json")
     assert ran.code == 0, ran.err
     changed = ran.json[0]["changed_blocks"]
