@@ -44,7 +44,7 @@ def draw_layers(folder: Path, profiles: Sequence[Profile]) -> None:
             style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 4, "linewidth": 1.2, "label": profile.name}
             left.plot(range(len(blocks)), [100 * c for c in profile.change], **style)
             right.plot(range(len(blocks)), profile.gradient, **style)
-        left.set(ylabel="weight change, % of the block's norm")
+        left.set(ylabel="weight change, % of the block's norm", ylim=(0, None))
         right.set(ylabel="mean absolute gradient before", yscale="log")
         for axis in (left, right):
             axis.set_xticks(range(len(blocks)), [b.rpartition(".")[2] for b in blocks], fontsize=7)
