@@ -1,14 +1,21 @@
 """Where and how tensors are computed: device, precision, seed, and the guard around torch's first import."""
 
 import contextlib
+import functools
 import os
 import random
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 
 from kswapctl.errors import UsageError
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,6 +49,51 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+@contextlib.contextmanager
+def one_core_each() -> Iterator[None]:
+    """Inside, torch computes on one core a thread, and :func:`spread` uses as many threads as torch had cores.
+
+    On the sizes of a batch this is faster than one thread on all cores: its many small steps gain nothing from a second
+    core, and wait for it.
+    """
+    before = torch.get_num_threads()
+    token = _cores.set(cores())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _cores.reset(token)
+
+
+def cores() -> int:
+    """Threads that :func:`spread` uses at most."""
+    return _cores.get() or torch.get_num_threads()
+
+
+def spread(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """``work`` on each part, in order, on several threads at once; what is over of the cores is shared among them.
+
+    Gradient mode and autocast are a thread's own: ``work`` sets them.
+    """
+    threads = min(cores(), len(parts))
+    if threads < 2:
+        return [work(part) for part in parts]
+    return list(_workers(threads, cores() // threads).map(work, parts))
+
+
+_cores: ContextVar[int] = ContextVar("cores", default=0)
+
+
+@functools.cache
+def _workers(count: int, cores_each: int) -> ThreadPoolExecutor:
+    before = torch.get_num_threads()
+    workers = ThreadPoolExecutor(count, "kswapctl", initializer=torch.set_num_threads, initargs=(cores_each,))
+    list(workers.map(lambda _: time.sleep(0.01), range(count)))  # all of them begin now
+    torch.set_num_threads(before)
+    return workers
 
 
 def seed_everything(seed: int) -> torch.Generator:

@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,12 @@ MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: a small file can unfold to gigabytes."""
 MAX_BAD_SHARE = 0.01
 """With ``--skip-bad``, above this share of unreadable images the data as a whole is refused."""
+
+THREADED = 32_768
+"""Bytes of an image file from which on threads pay."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are an error of ours
+warnings.filterwarnings("ignore", message="Palette images with Transparency", module="PIL")  # it is dropped, as stated
 
 Report = Callable[[int], None]
 
@@ -81,11 +89,10 @@ def decode(
     pixels: list[Tensor] = []
     digests: list[str] = []
     bad: list[DataError] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow lets go of Python's lock while decoding
-        for sample, result in zip(samples, pool.map(one, samples), strict=True):
+    with _mapped(source, samples) as mapped:
+        for sample, result in zip(samples, mapped(one, samples), strict=True):
             if isinstance(result, DataError):
                 if not skip_bad:
-                    pool.shutdown(cancel_futures=True)
                     raise result
                 bad.append(result)
             else:
@@ -100,6 +107,30 @@ def decode(
     return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad))
 
 
+@contextmanager
+def _mapped(source: Source, samples: Sequence[Sample]) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map``, on several threads where files are large: Pillow lets go of Python's lock while it decodes.
+
+    With small ones threads would only wait for each other.
+    """
+    if not samples or _size(source, samples[0]) < THREADED:
+        yield map
+        return
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _size(source: Source, sample: Sample) -> int:
+    """Bytes of a file; one that cannot be read is met again where it is named."""
+    try:
+        return len(source.read(sample))
+    except (DataError, OSError):
+        return 0
+
+
 def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
     """The decoded image, upright, in RGB (or grey for one channel).
 
@@ -109,18 +140,15 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
     if not data:
         raise DataError(f"image {key} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warning on large images is an error of ours below
-            image: Image.Image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad"
-                )
-            image.load()
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+        image.load()
+        if image.getexif():
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("L" if channels == 1 else "RGB")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("L" if channels == 1 else "RGB")
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,

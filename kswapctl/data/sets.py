@@ -13,8 +13,10 @@ from kswapctl.data.splits import by_class, share, take, training_part
 from kswapctl.errors import DataError
 from kswapctl.spec import Preprocessing, Rehearsal
 
-VALIDATION_CAP = 16
-"""Most validation images of a retained class: enough to see a point of accuracy lost over all of them."""
+VALIDATION_IMAGES = 400
+"""Most validation images of all retained classes together: a point of accuracy lost is four of them."""
+VALIDATION_LEAST = 4
+"""But as many of each class, where it has them."""
 
 Chosen = list[tuple[Source, list[Sample]]]
 """Samples with the source each is read from."""
@@ -61,6 +63,7 @@ def retained_part(
     """The rehearsal share of each class, and a validation part beside it; also the classes that no source has."""
     parts = Parts([], [])
     found, missing = first_with(sources, classes)
+    cap = max(VALIDATION_LEAST, VALIDATION_IMAGES // max(1, len(classes)))
     for source, here in found:
         left, held = _hold_out(source, here, rehearsal, seed)
         if rehearsal.per_class is None:
@@ -68,7 +71,7 @@ def retained_part(
         else:
             sizes = dict.fromkeys(here, rehearsal.per_class)
         parts.train.append((source, take(left, sizes, f"rehearsal {seed}")))
-        parts.validation.append((source, take(held, dict.fromkeys(here, VALIDATION_CAP), f"cap {seed}")))
+        parts.validation.append((source, take(held, dict.fromkeys(here, cap), f"cap {seed}")))
     return parts, missing
 
 

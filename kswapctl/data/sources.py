@@ -100,7 +100,12 @@ def _folder(root: Path) -> Source:
 
 def _images(folder: Path) -> list[Path]:
     _check_name(folder.name)
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    files = [
+        Path(place, name)
+        for place, _, names in sorted(os.walk(folder))
+        for name in sorted(names)
+        if os.path.splitext(name)[1].lower() in IMAGES and os.path.isfile(os.path.join(place, name))
+    ]
     if not files:
         raise DataError(f"class folder {folder} holds no image", "remove the folder, or put images in it")
     return files

@@ -25,6 +25,16 @@ def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0) -> 
     return torch.stack([pixels, *variants])
 
 
+def mix_views(pixels: Tensor, untouched: float, seed: int, strength: float = 1.0) -> Tensor:
+    """(1, N, C, H, W) uint8: a share ``untouched`` of ``pixels`` (N, C, H, W) as they are, of the rest one variant."""
+    generator = torch.Generator().manual_seed(seed)
+    varied = torch.randperm(len(pixels), generator=generator)[round(untouched * len(pixels)) :]
+    mixed = pixels.clone()
+    if len(varied):
+        mixed[varied] = _to_bytes(vary(pixels[varied].float() / 255, generator, strength))
+    return mixed[None]
+
+
 def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """One random view of each of (N, C, H, W) images in [0, 1]; ``strength`` in [0, 1] scales every change."""
     images = _move(images, generator, strength)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ class Material:
 
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
-    before = [open_source(name) for name in knowledge.sources]
-    sources = [open_source(change.source)] if change.source else before
+    opened = functools.cache(open_source)
+    before = [opened(name) for name in knowledge.sources]
+    sources = [opened(change.source)] if change.source else before
     if not sources:
         raise UsageError("no data to take images from", "name it: --data DIR")
     check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
@@ -38,7 +40,7 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
         sources[0].require(absent)
     change = dataclasses.replace(change, classes=classes, source=found[0][0].name)
     known = tuple(c for c in knowledge.known if c not in classes)
-    retain = [open_source(change.retain_source)] if change.retain_source else [*sources, *before]
+    retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
     retained, missing = retained_part(retain, known, change.rehearsal, change.seed)
     if not count(retained.train):
         raise DataError(

@@ -12,7 +12,7 @@ from torch import nn
 
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, count, gather
-from kswapctl.data.views import make_views
+from kswapctl.data.views import make_views, mix_views
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.depths import blocks_at
@@ -22,7 +22,7 @@ from kswapctl.models.weights import fingerprint
 from kswapctl.operations.material import Material
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
-from kswapctl.runtime import deterministic, pick_device, pick_precision, seed_everything
+from kswapctl.runtime import deterministic, one_core_each, pick_device, pick_precision, seed_everything
 from kswapctl.spec import Change, Knowledge, Role, Targets
 from kswapctl.tasks import TASKS
 from kswapctl.training.cache import GIB, Cache
@@ -34,8 +34,6 @@ from kswapctl.training.team import Team, gather_team
 
 AUTO = "auto"
 """The choice of blocks that asks the gradient."""
-SCREENED = 2
-"""Batches of images that the choice of blocks looks at."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     rows = (*composed.knowledge.classes, *(c for c in change.classes if c not in composed.knowledge.classes))
     team = gather_team(device.type == "cpu")
     bench = Bench(composed, change, method, images, rows, material.known, team, seed_everything(change.seed))
-    with deterministic():
+    with deterministic(), one_core_each():
         subject, choice = _subject(bench, device, dtype, progress)
         pools = _pools(bench, subject, progress)
         if subject.known_rows() < len(rows):
@@ -163,7 +161,7 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     parts: dict[Role, str] = {"retain": "retain", bench.change.kind: "train"}
     for role, part in parts.items():
         targets = bench.targets(part)
-        chosen = _across_classes(targets, SCREENED * bench.method.batch_of(role))
+        chosen = _across_classes(targets, bench.method.batch_of(role))
         pools[role] = maker.make(bench.images[part].pixels[None, chosen], targets[chosen])
     known = subject.head
     if subject.known_rows() < len(bench.rows):
@@ -186,7 +184,7 @@ def _across_classes(targets: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the new rows, imprinted from the untouched images."""
+    """Weight and bias of the new rows, imprinted from the first view of each image."""
     assert isinstance(subject.head, nn.Linear)
     learn, retain = (Labelled(pools[part].features[0], pools[part].targets) for part in ("change", "retain"))
     weight, bias = imprint(learn, retain, subject.head, range(subject.known_rows(), len(bench.rows)))
@@ -215,13 +213,24 @@ def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool
     maker = _maker(bench, subject, cache)
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):
-        count_ = 1 if name == "retain held" else method.views_of(role)
         seed = change.seed * len(roles) + index
-        views = make_views(bench.images[part].pixels, count_, seed=seed, strength=method.view_strength)
+        views = _views(bench, part, role, seed, held=name.endswith("held"))
         order = _drawing_order(bench.images[part], bench.composed.knowledge, method.learned_weight)
         pools[name] = maker.make(views, bench.targets(part), order)
         progress.advance()
     return pools
+
+
+def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> torch.Tensor:
+    """(V, N, C, H, W): each image in the method's views, or in fewer where training would not draw them all."""
+    pixels, method = bench.images[part].pixels, bench.method
+    if held:
+        return make_views(pixels, 1 if role == "retain" else method.views_of(role), seed, method.view_strength)
+    draws = method.steps_of(len(bench.images["retain"])) * method.batch_of(role)
+    wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
+    if drawn == 1 < wanted:
+        return mix_views(pixels, 1 / wanted, seed, method.view_strength)
+    return make_views(pixels, min(wanted, drawn), seed, method.view_strength)
 
 
 def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) -> torch.Tensor:

@@ -12,9 +12,10 @@ from kswapctl.data.images import normalise
 from kswapctl.spec import Preprocessing
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.subject import Subject
-from kswapctl.training.team import Team
+from kswapctl.training.team import ALONE, Team
+from kswapctl.training.threads import run_spread
 
-CHUNK = 128
+CHUNK = 256
 """Images per frozen forward."""
 
 
@@ -96,23 +97,20 @@ class Maker:
 
     def _fill(self, flat: Tensor, room: Tensor | None) -> dict[str, Tensor]:
         """Write activations to ``room``, if there is any, and return the features and outputs of ``flat``."""
-        mine = self.team.share(len(flat))
-        kept, features, outputs = [], [], []
+        team = self.team if len(flat) >= self.team.size else ALONE
+        mine = team.share(len(flat))
+        kept, features = [], []
         for start in range(mine.start, mine.stop, CHUNK):
             activations = self._below(flat[start : min(start + CHUNK, mine.stop)])
-            if room is not None and self.team.size == 1:
+            if room is not None and team.size == 1:
                 room[start : start + len(activations)] = activations
             elif room is not None:
                 kept.append(activations)
-            feature, output = self.subject.forward(activations)
-            features.append(feature)
-            outputs.append(output[:, : self.subject.known_rows()])
+            features.append(self.subject.features(activations))
         if kept and room is not None:
-            room.copy_(self.team.join(torch.cat(kept), len(flat)))
-        return {
-            "features": self.team.join(torch.cat(features), len(flat)),
-            "outputs": self.team.join(torch.cat(outputs), len(flat)),
-        }
+            room.copy_(team.join(torch.cat(kept), len(flat)))
+        joined = team.join(torch.cat(features), len(flat))
+        return {"features": joined, "outputs": self.subject.head(joined)[:, : self.subject.known_rows()]}
 
     def _below(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.subject.device, non_blocking=True)
@@ -121,6 +119,4 @@ class Maker:
 
 @torch.no_grad()
 def _run(part: nn.Module, inputs: Tensor, subject: Subject) -> Tensor:
-    with subject.autocast():
-        outputs: Tensor = part(inputs)
-    return outputs.to(subject.dtype)
+    return run_spread(part, {}, inputs, subject.autocast).to(subject.dtype)

@@ -12,9 +12,7 @@ from kswapctl.methods import Context, Method
 from kswapctl.training.loop import Plan, Pools, batch_losses, draw
 from kswapctl.training.subject import Subject
 
-BATCHES = 2
-"""Batches whose gradient is summed."""
-SHARE = 1 / 3
+SHARE = 1 / 4
 """Share of the sum of all blocks' gradient norms that the proposed blocks hold at least."""
 
 
@@ -26,8 +24,7 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
     method.prepare(context, pools)
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     roles = method.passes(1)[0]
-    for _ in range(BATCHES):
-        method.backward(context, batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan))
+    method.backward(context, batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan))
     norms = {}
     for name, parameters in subject.groups.items():
         gradients = [p.grad.norm() for p in parameters if p.grad is not None]

@@ -14,6 +14,8 @@ from kswapctl.models.cut import cut
 from kswapctl.models.depths import pooled
 from kswapctl.models.heads import GrowingHead, classifier_path
 from kswapctl.models.lora import Adapter, Layer, Shape, extract, fresh_layers
+from kswapctl.models.weights import Weights
+from kswapctl.training.threads import run_spread
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Subject:
     """A network with fresh adapters: ``forward(below(images))`` gives its features and outputs."""
 
     model: nn.Module
-    """The whole network up to the classifier; frozen, its matrices in ``dtype``."""
+    """The whole network up to the classifier; frozen, in ``dtype`` but for its normalisation."""
     below: nn.Module
     """Images to the input of the first adapted block."""
     above: nn.Module
@@ -53,7 +55,7 @@ class Subject:
         shape: Shape,
         dtype: torch.dtype = torch.float32,
     ) -> Subject:
-        """Take the classifier off ``model``, cut it below the first of ``blocks``, and lower its matrices to ``dtype``.
+        """Take the classifier off ``model``, cut it below the first of ``blocks``, and lower it to ``dtype``.
 
         ``model`` is changed and serves nothing else afterwards.
         """
@@ -65,9 +67,7 @@ class Subject:
             if hasattr(module, "fused_attn"):
                 setattr(module, "fused_attn", next(model.parameters()).is_cuda)  # noqa: B010 - plain is faster on a CPU
         layers = fresh_layers(model, blocks, shape)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(dtype)
+        _lower(model, dtype)
         below, above = _halves(model, path, every, blocks)
         return cls(model, below, above, head, path, layers, tuple(every), tuple(blocks), shape, dtype)
 
@@ -99,18 +99,22 @@ class Subject:
     def features(self, activations: Tensor) -> Tensor:
         """(B, D) features before the classifier, behind those of watched blocks, fp32."""
         weights = {f"{path}.weight": layer.now().to(self.dtype) for path, layer in self.layers.items()}
-        seen: list[Tensor] = []
-        blocks = [self.model.get_submodule(path) for path in self.watched]
-        hooks = [b.register_forward_hook(lambda _, __, output: seen.append(pooled(output).float())) for b in blocks]
-        try:
-            with self.autocast():
-                last: Tensor = functional_call(self.above, weights, (activations,))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        seen.append(last.float())
-        self.widths = tuple(f.shape[1] for f in seen)
-        return torch.cat(seen, dim=1)
+
+        def run(module: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
+            seen: list[Tensor] = []
+            blocks = [module.get_submodule(path) for path in self.watched]
+            hooks = [b.register_forward_hook(lambda _, __, output: seen.append(pooled(output).float())) for b in blocks]
+            try:
+                with self.autocast():
+                    last: Tensor = functional_call(module, weights, (inputs,))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            seen.append(last.float())
+            self.widths = tuple(f.shape[1] for f in seen)
+            return torch.cat(seen, dim=1)
+
+        return run_spread(run, self.above, weights, activations)
 
     def outputs(self, features: Tensor) -> Tensor:
         """(B, K) outputs from what :meth:`features` gave."""
@@ -158,6 +162,14 @@ class Subject:
             return 0.0
         lost, size = (sum(norms) for norms in zip(*(layer.settle() for layer in self.layers.values()), strict=True))
         return (lost / size) ** 0.5 if size else 0.0
+
+
+def _lower(model: nn.Module, dtype: torch.dtype) -> None:
+    """Bring everything but normalisation to ``dtype``, so that no matrix is converted again in each step."""
+    for module in model.modules():
+        if "norm" not in type(module).__name__.lower():
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def _halves(
