@@ -48,9 +48,9 @@ class Learn(Method):
     """Rank of the adapters."""
     blocks: str = "auto"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
-    lr: float = 8e-3
+    lr: float = 1e-2
     """Highest learning rate of AdamW for the adapters."""
-    steps: int = 45
+    steps: int = 36
     """Steps of one cycle, along which the learning rate rises and falls."""
     cycles: int = 1
     """Most cycles; training ends with the first after which the targets hold on the validation part."""

@@ -1,0 +1,234 @@
+"""How training spends its time: caching, threads, processes, the choice of blocks. None of it may change a result."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kswap_registry import Registry
+from torch import nn
+
+from kswapctl.data.views import make_views, mix_views
+from kswapctl.operations.versions import load_version
+from kswapctl.runtime import one_core_each, spread
+from kswapctl.training import loop
+from kswapctl.training.cache import Cache, key_of
+from kswapctl.training.screen import shortest
+from kswapctl.training.team import Team
+from kswapctl.training.threads import run_spread
+
+Run = Callable[..., Any]
+CPU = torch.device("cpu")
+FORGET = ("forget", "digits", "--classes", "two", "--preset", "few", "--precision", "fp32", "--blocks", "last:2")
+
+
+def weights(home: Path) -> dict[str, torch.Tensor]:
+    with Registry.open(home, read_only=True) as registry:
+        return load_version(registry, registry.resolve("digits")).weights
+
+
+def copies(fresh: Path, tmp_path: Path, *names: str) -> list[Path]:
+    return [Path(shutil.copytree(fresh, tmp_path / name)) for name in names]
+
+
+def test_no_cache_memory_and_files_give_the_same_adapter(fresh: Path, tmp_path: Path, invoke) -> None:
+    homes = copies(fresh, tmp_path, "memory", "none", "files", "again")
+    folder = tmp_path / "cache"
+    options = ((), ("--cache-gb", "0"), ("--cache-dir", folder), ("--cache-dir", folder))
+    for home, more in zip(homes, options, strict=True):
+        assert invoke(home, *FORGET, *more).code == 0
+    expected = weights(homes[0])
+    assert all(torch.equal(value, weights(home)[name]) for home in homes[1:] for name, value in expected.items())
+
+
+def test_in_bf16_the_cache_changes_no_accuracy(fresh: Path, tmp_path: Path, invoke) -> None:
+    homes = copies(fresh, tmp_path, "memory", "none")
+    found = []
+    for home, room in zip(homes, ("2", "0"), strict=True):
+        assert invoke(home, *FORGET, "--precision", "bf16", "--cache-gb", room).code == 0
+        found.append(invoke(home, "eval", "digits", "--json").json)
+    assert found[0] == found[1]
+
+
+def test_a_second_operation_finds_what_the_first_kept(fresh: Path, tmp_path: Path, invoke, monkeypatch) -> None:
+    one, two = copies(fresh, tmp_path, "one", "two")
+    folder = tmp_path / "cache"
+    assert invoke(one, *FORGET, "--cache-dir", folder).code == 0
+    kept = sorted(folder.iterdir())
+    assert kept
+    monkeypatch.setattr("kswapctl.training.pool.Maker._fill", None)  # what is found need not be computed
+    assert invoke(two, *FORGET, "--cache-dir", folder).code == 0
+    assert sorted(folder.iterdir()) == kept
+
+
+def test_files_stay_within_their_room(tmp_path: Path) -> None:
+    shape = (10, 100)  # 4000 bytes
+    for index in range(4):
+        cache = Cache(10_000, tmp_path)
+        tensor = cache.allocate(f"{index}", shape, torch.float32, CPU)
+        assert tensor is not None
+        tensor.fill_(index)
+        cache.keep(f"{index}", {"mean": torch.tensor([float(index)])})
+        os.utime(tmp_path / f"{index}.activations", (index, index))
+    assert sorted(p.name for p in tmp_path.glob("*.activations")) == ["2.activations", "3.activations"]
+    assert Cache(10_000, tmp_path).recall("0", shape, torch.float32) is None
+    found = Cache(10_000, tmp_path).recall("3", shape, torch.float32)
+    assert found is not None
+    assert found[0].unique().tolist() == found[1]["mean"].tolist() == [3.0]
+
+
+def test_what_was_not_completed_is_not_found(tmp_path: Path) -> None:
+    cache = Cache(10_000, tmp_path)
+    assert cache.allocate("k", (2, 2), torch.float32, CPU) is not None
+    assert Cache(10_000, tmp_path).recall("k", (2, 2), torch.float32) is None
+
+
+def test_memory_ends(tmp_path: Path) -> None:
+    cache = Cache(100)
+    assert cache.allocate("a", (20,), torch.float32, CPU) is not None
+    assert cache.allocate("b", (20,), torch.float32, CPU) is None
+
+
+def test_a_key_depends_on_every_part() -> None:
+    one, two = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
+    assert key_of("a", one) == key_of("a", one.clone())
+    assert len({key_of("a", one), key_of("a", two), key_of("b", one), key_of("ab", one)}) == 4
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    inputs = torch.randn(70, 6)
+    weight = torch.randn(8, 6, requires_grad=True)
+    whole = torch.func.functional_call(module, {"0.weight": weight}, (inputs,))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_core_each(), torch.set_grad_enabled(grad):
+            outputs = run_spread(module, {"0.weight": weight}, inputs, torch.enable_grad if grad else torch.no_grad)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(outputs, whole)
+    assert outputs.requires_grad == grad
+    if grad:
+        (expected,) = torch.autograd.grad(whole.square().sum(), weight)
+        (found,) = torch.autograd.grad(outputs.square().sum(), weight)
+        torch.testing.assert_close(found, expected)
+
+
+def test_spreading_keeps_the_order_and_passes_errors_on() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert spread(lambda n: n * n, range(7)) == [n * n for n in range(7)]
+        with pytest.raises(ZeroDivisionError):
+            spread(lambda n: 1 // n, [1, 0])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_shortest_run_of_last_blocks_that_holds_a_quarter() -> None:
+    assert shortest({"a": 5.0, "b": 1.0, "c": 1.0, "d": 1.0}) == 2
+    assert shortest({"a": 0.0, "b": 0.0}) == 1
+    assert shortest({"a": 9.0, "b": 0.0}) == 2
+
+
+def test_the_choice_of_blocks_is_recorded(run_fresh) -> None:
+    assert run_fresh(*FORGET[:-2], "--blocks", "auto").code == 0
+    record = run_fresh("show", "digits@1", "--json").json["state"]["record"]
+    chosen = int(record["blocks"].removeprefix("last:").partition(":")[0])
+    assert chosen >= 1
+    assert len(record["changed blocks"]) <= chosen
+
+
+def test_a_heavy_penalty_empties_blocks_and_drops_them(run_fresh) -> None:
+    quick = ("--preset", "few", "--set", "sparsity=0.4", "--set", "steps=24", "--set", "check_every=6", "--blocks", "all")
+    ran = run_fresh("forget", "digits", "--classes", "two", *quick, "--json")
+    assert ran.code == 0, ran.err
+    changed = run_fresh("show", "digits@1", "--json").json["state"]["record"]["changed blocks"]
+    blocks = run_fresh("show", "digits", "--json").json["spec"]["blocks"]
+    assert 0 < len(changed) < len(blocks)
+
+
+def test_mixed_views_leave_a_share_untouched() -> None:
+    pixels = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    (mixed,) = mix_views(pixels, 0.5, seed=1)
+    same = (mixed == pixels).flatten(1).all(1)
+    assert same.sum() == 10
+    assert torch.equal(mix_views(pixels, 0.5, seed=1)[0], mixed)
+    assert make_views(pixels, 3, seed=1).shape == (3, *pixels.shape)
+
+
+def test_shares_of_a_batch_are_consecutive_and_leave_nothing_out() -> None:
+    for count in (2, 7, 64):
+        parts = [Team(rank, 3).share(count) for rank in range(3)]
+        assert parts[0].start == 0
+        assert parts[-1].stop == count
+        assert all(a.stop == b.start for a, b in pairwise(parts))
+
+
+def member(invoke: Run, rank: int, port: int, line: tuple[object, ...], home: Path, *, dies: bool) -> None:
+    """One of two processes, as torchrun would start it."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if dies and rank:
+        loop.validate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    os._exit(invoke(home, *line).code)
+
+
+def together(invoke: Run, home: Path, *line: object, dies: bool = False) -> list[int | None]:
+    """Exit codes of two processes that do one operation."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    members = [
+        fork.Process(target=member, args=(invoke, rank, port, line, home), kwargs={"dies": dies}) for rank in (0, 1)
+    ]
+    for process in members:
+        process.start()
+    for process in members:
+        process.join(60)
+        process.kill()
+    return [process.exitcode for process in members]
+
+
+@pytest.mark.parametrize("kind", ["learn", "forget"])
+def test_two_processes_give_the_adapter_of_one(fresh: Path, tmp_path: Path, digits: Path, invoke, kind: str) -> None:
+    one, two = copies(fresh, tmp_path, "one", "two")
+    line = (kind, "digits", "--data", digits, "--classes", "nine" if kind == "learn" else "two", *FORGET[4:])
+    assert invoke(one, *line).code == 0
+    assert together(invoke, two, *line) == [0, 0]
+    outputs = []
+    for home in (one, two):
+        with Registry.open(home, read_only=True) as registry:
+            network = load_version(registry, registry.resolve("digits")).network()
+            assert len(registry.versions("digits")) == 2
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            outputs.append(network(torch.randn(64, *_input(network), generator=generator)))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=0)
+
+
+def _input(network: nn.Module) -> tuple[int, int, int]:
+    size = network.patch_embed.img_size
+    return (network.patch_embed.proj.in_channels, *size)
+
+
+def test_one_of_two_processes_dies_and_nothing_is_registered(fresh: Path, invoke, state) -> None:
+    before = state(fresh)
+    first, second = together(invoke, fresh, *FORGET, dies=True)
+    assert second == -signal.SIGKILL
+    assert first == 18
+    assert state(fresh) == before
