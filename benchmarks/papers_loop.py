@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,10 @@ from kswapctl.spec import Preprocessing
 
 RATE, DECAY, EPOCHS, BATCH, EVERY = 1e-2, 0.05, 5, 80, 5
 BETA, BOUND, ALPHA, SHARE = 0.2, 105.0, 0.005, 0.1
+
+
+Joined = Callable[[Tensor, Tensor], Tensor]
+"""From the retained and the changed images' cross-entropy to the loss."""
 
 
 class Decoded(Dataset):
@@ -106,20 +110,43 @@ class PapersLoop:
             chosen += [group[i] for i in order.tolist()]
         return chosen
 
+    def parts(self, kind: str) -> tuple[DataLoader, DataLoader, Joined]:
+        """What is retained and what is changed in a phase, and how their losses are joined.
+
+        Learning: cross-entropy of the new, and a fifth of the retained. Forgetting: cross-entropy of the retained and
+        the learned, and a fifth of the bounded negative loss.
+        """
+        learned = training_part(self.source, self.learn_classes)
+        if kind == "learn":
+            retain = self.loader(self.tenth([*self.kept, *self.forget_classes]))
+            return retain, self.loader(learned), lambda kept, new: new + BETA * kept
+        forget = self.loader(self.tenth(self.forget_classes))
+        return (
+            self.loader(self.tenth(self.kept) + learned),
+            forget,
+            lambda kept, gone: kept + BETA * F.relu(BOUND - gone),
+        )
+
     def learn(self) -> dict[str, float]:
-        """Five epochs: learn cross-entropy, and a fifth of the retained."""
-        retain = self.loader(self.tenth([*self.kept, *self.forget_classes]))
-        learn = self.loader(training_part(self.source, self.learn_classes))
-        return self.phase("learn", retain, learn, lambda kept, new: new + BETA * kept)
+        """Five epochs of learning; accuracies in percent after them."""
+        return self.phase("learn")
 
     def forget(self) -> dict[str, float]:
-        """Five epochs: retained and learned cross-entropy, and a fifth of the bounded negative loss."""
-        retain = self.loader(self.tenth(self.kept) + training_part(self.source, self.learn_classes))
-        forget = self.loader(self.tenth(self.forget_classes))
-        return self.phase("forget", retain, forget, lambda kept, gone: kept + BETA * F.relu(BOUND - gone))
+        """Five epochs of forgetting; accuracies in percent after them."""
+        return self.phase("forget")
 
-    def phase(self, name: str, retain: DataLoader, change: DataLoader, joined) -> dict[str, float]:
-        """Train, evaluating as often as they do; returns accuracies in percent after it."""
+    def some(self, kind: str, count: int) -> None:
+        """``count`` steps of a phase, to be timed; the model is as before after them."""
+        before = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        retain, change, joined = self.parts(kind)
+        kept, changing = _cycle(retain), _cycle(change)
+        for _ in range(count):
+            self.step(*next(kept), next(changing), joined)
+        self.model.load_state_dict(before, strict=False)
+
+    def phase(self, name: str) -> dict[str, float]:
+        """Train, evaluating as often as they do."""
+        retain, change, joined = self.parts(name)
         start, self.evaluating, step = time.perf_counter(), 0.0, 0
         total = EPOCHS * len(retain)
         changing = _cycle(change)
@@ -136,7 +163,7 @@ class PapersLoop:
         self.seconds[name], self.steps[name] = time.perf_counter() - start, total
         return found
 
-    def step(self, images: Tensor, targets: Tensor, changed: tuple[Tensor, Tensor], joined) -> None:
+    def step(self, images: Tensor, targets: Tensor, changed: tuple[Tensor, Tensor], joined: Joined) -> None:
         """Two forwards, one backward; the group norms are gathered by name, as they do."""
         kept = F.cross_entropy(self.model(images), targets)
         loss = joined(kept, F.cross_entropy(self.model(changed[0]), changed[1]))

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from kswapctl.models.weights import Weights
 from kswapctl.runtime import cores, spread
 
-LEAST = 16
+LEAST = 4
 """Fewest rows that are worth a thread."""
 
 Around = Callable[[], AbstractContextManager[Any]]
