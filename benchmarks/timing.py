@@ -16,7 +16,6 @@ from kswapctl.models.blocks import choose_blocks, find_blocks
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.lora import Shape
 from kswapctl.training.subject import Subject
-from kswapctl.training.threads import run_spread
 
 Work = Callable[[], object]
 
@@ -55,7 +54,8 @@ def subject_of(model: torch.nn.Module, blocks: str, dtype: torch.dtype, rank: in
 @torch.no_grad()
 def activations_of(subject: Subject, images: torch.Tensor) -> torch.Tensor:
     """``images`` as they reach the first trained block."""
-    return run_spread(subject.below, {}, images, subject.autocast).to(subject.dtype)
+    with subject.autocast():
+        return subject.below(images).to(subject.dtype)
 
 
 def take_step(subject: Subject, activations: torch.Tensor) -> None:

@@ -115,7 +115,7 @@ def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool
     torch.set_num_threads(3)
     try:
         with one_core_each(), torch.set_grad_enabled(grad):
-            outputs = run_spread(module, {"0.weight": weight}, inputs, torch.enable_grad if grad else torch.no_grad)
+            outputs = run_spread(torch.func.functional_call, module, {"0.weight": weight}, inputs)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -153,7 +153,18 @@ def test_the_choice_of_blocks_is_recorded(run_fresh) -> None:
 
 
 def test_a_heavy_penalty_empties_blocks_and_drops_them(run_fresh) -> None:
-    quick = ("--preset", "few", "--set", "sparsity=0.4", "--set", "steps=24", "--set", "check_every=6", "--blocks", "all")
+    quick = (
+        "--preset",
+        "few",
+        "--set",
+        "sparsity=0.4",
+        "--set",
+        "steps=24",
+        "--set",
+        "check_every=6",
+        "--blocks",
+        "all",
+    )
     ran = run_fresh("forget", "digits", "--classes", "two", *quick, "--json")
     assert ran.code == 0, ran.err
     changed = run_fresh("show", "digits@1", "--json").json["state"]["record"]["changed blocks"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
+from kswapctl.models.weights import Weights
 from kswapctl.spec import Preprocessing
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.subject import Subject
@@ -110,7 +111,7 @@ class Maker:
         if kept and room is not None:
             room.copy_(team.join(torch.cat(kept), len(flat)))
         joined = team.join(torch.cat(features), len(flat))
-        return {"features": joined, "outputs": self.subject.head(joined)[:, : self.subject.known_rows()]}
+        return {"features": joined, "outputs": self.subject.outputs(joined)[:, : self.subject.known_rows()]}
 
     def _below(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.subject.device, non_blocking=True)
@@ -119,4 +120,9 @@ class Maker:
 
 @torch.no_grad()
 def _run(part: nn.Module, inputs: Tensor, subject: Subject) -> Tensor:
-    return run_spread(part, {}, inputs, subject.autocast).to(subject.dtype)
+    def run(module: nn.Module, _: Weights, rows: Tensor) -> Tensor:
+        with subject.autocast():
+            outputs: Tensor = module(rows)
+        return outputs
+
+    return run_spread(run, part, {}, inputs).to(subject.dtype)

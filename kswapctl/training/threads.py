@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from kswapctl.models.weights import Weights
 from kswapctl.runtime import cores, spread
@@ -18,26 +16,31 @@ from kswapctl.runtime import cores, spread
 LEAST = 4
 """Fewest rows that are worth a thread."""
 
-Around = Callable[[], AbstractContextManager[Any]]
+Run = Callable[[nn.Module, Weights, Tensor], Tensor]
+"""From a module, the weights it is to use in place of its own, and B rows, to B rows."""
 
 _twins: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
 
 
-def run_spread(module: nn.Module, weights: Weights, inputs: Tensor, around: Around) -> Tensor:
-    """``module(inputs)`` with ``weights`` in place of its own, inside ``around()``; gradients flow to them alone.
+def run_spread(run: Run, module: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
+    """``run(module, weights, inputs)``; gradients flow to ``weights`` alone.
 
-    On a CPU with several threads the rows of ``inputs`` are divided among them; else they run together.
+    On a CPU with several threads the rows of ``inputs`` are divided among them; else they run together. ``run`` is
+    called in other threads, each with a copy of ``module`` that shares its tensors.
     """
     threads = min(cores(), len(inputs) // LEAST) if inputs.device.type == "cpu" else 1
     if threads < 2:
-        with around():
-            outputs: Tensor = functional_call(module, weights, (inputs,))
-        return outputs
+        return run(module, weights, inputs)
     parts = list(zip(_alike(module, threads), inputs.tensor_split(threads), strict=True))
-    if not torch.is_grad_enabled():
-        return torch.cat(spread(lambda pair: _run(*pair, weights, around, grad=False), parts))
-    joined: Tensor = _Spread.apply(parts, list(weights), around, *weights.values())
-    return joined
+    if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
+        joined: Tensor = _Spread.apply(run, parts, list(weights), *weights.values())
+        return joined
+
+    @torch.no_grad()
+    def forward(pair: tuple[nn.Module, Tensor]) -> Tensor:
+        return run(pair[0], weights, pair[1])
+
+    return torch.cat(spread(forward, parts))
 
 
 def _alike(module: nn.Module, count: int) -> list[nn.Module]:
@@ -49,29 +52,20 @@ def _alike(module: nn.Module, count: int) -> list[nn.Module]:
     return [module, *twins[: count - 1]]
 
 
-def _run(module: nn.Module, inputs: Tensor, weights: Weights, around: Around, *, grad: bool) -> Tensor:
-    with torch.set_grad_enabled(grad), around():
-        outputs: Tensor = functional_call(module, weights, (inputs,))
-    return outputs
-
-
 class _Spread(torch.autograd.Function):
     """Each part keeps a graph of its own, over its own leaves, so that all can be walked back at once."""
 
     @staticmethod
-    def forward(
-        ctx: Any, parts: list[tuple[nn.Module, Tensor]], names: list[str], around: Around, *values: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, run: Run, parts: list[tuple[nn.Module, Tensor]], names: list[str], *values: Tensor) -> Tensor:
         """Returns the joined outputs of the parts."""
+        needed = ctx.needs_input_grad[3:]
 
-        def run(pair: tuple[nn.Module, Tensor]) -> tuple[list[Tensor], Tensor]:
-            leaves = [
-                value.detach().requires_grad_(needed)
-                for value, needed in zip(values, ctx.needs_input_grad[3:], strict=True)
-            ]
-            return leaves, _run(*pair, dict(zip(names, leaves, strict=True)), around, grad=True)
+        @torch.enable_grad()
+        def part(pair: tuple[nn.Module, Tensor]) -> tuple[list[Tensor], Tensor]:
+            leaves = [value.detach().requires_grad_(asked) for value, asked in zip(values, needed, strict=True)]
+            return leaves, run(pair[0], dict(zip(names, leaves, strict=True)), pair[1])
 
-        ctx.kept = spread(run, parts)
+        ctx.kept = spread(part, parts)
         return torch.cat([outputs.detach() for _, outputs in ctx.kept])
 
     @staticmethod
