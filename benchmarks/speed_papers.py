@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", default="default")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     theirs = PapersLoop(options.base, options.data, LEARN, FORGET, options.seed)

@@ -230,3 +230,13 @@ def test_a_version_where_a_model_is_meant_is_told(look) -> None:
 def test_names_from_strangers_make_no_pictures(run, home: Path) -> None:
     ran = run("show", "digits@:smile:")
     assert ":smile:" in ran.err
+
+
+def test_the_history_of_a_stack_is_evaluated_as_each_version_alone_is(look) -> None:
+    found = look("eval", "digits", "--history", "--json").json
+    assert [step["version"] for step in found] == ["digits@base", "digits@1", "digits@2"]
+    for step in found[1:]:
+        alone = look("eval", step["version"], "--json").json
+        shared = {s["name"]: s["accuracy"] for s in step["sets"]}
+        assert shared == pytest.approx({s["name"]: s["accuracy"] for s in alone["sets"]}, abs=0.002)
+    assert "learn eight, nine" in look("eval", "digits", "--history").out

@@ -18,13 +18,13 @@ from kswap_registry import Registry
 from torch import nn
 
 from kswapctl.data.views import make_views, mix_views
+from kswapctl.models.threads import run_spread
 from kswapctl.operations.versions import load_version
 from kswapctl.runtime import one_core_each, spread
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.screen import shortest
 from kswapctl.training.team import Team
-from kswapctl.training.threads import run_spread
 
 Run = Callable[..., Any]
 CPU = torch.device("cpu")

@@ -23,6 +23,7 @@ def evaluate(
     ref: options.Ref,
     data: options.EvalData = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="A row for each class.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="A row for every version of the stack.")] = False,
     home: options.Home = None,
     skip_bad: options.SkipBad = False,
     device: options.Device = "auto",
@@ -33,6 +34,9 @@ def evaluate(
 
     Example: `kswapctl eval signs@2 --per-class`
     """
+    if history:
+        _history(ref, data or [], home, device)
+        return
     with open_home(home, read_only=True) as registry, render.Live() as live:
         from kswapctl.operations.look import evaluate_version
 
@@ -43,6 +47,25 @@ def evaluate(
         each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
         tables.append(render.table("", ["class", "#images", "#accuracy %", "#base %"], each))
     render.data({"version": version.ref} | asdict(result), *tables)
+
+
+def _history(ref: str, data: list[str], home: options.Home, device: str) -> None:
+    with open_home(home, read_only=True) as registry, render.Live() as live:
+        from kswapctl.operations.trace import trace
+
+        steps = trace(registry, registry.resolve(ref), data, device, live)
+    names = ("retain", "learned", "forgotten", "forgotten earlier")
+    rows = [
+        (
+            step.version.ref,
+            f"{step.version.kind} {_classes(step.version)}" if step.version.number else "",
+            *(render.percent(score.accuracy) if (score := step.scores.set(name)) else "" for name in names),
+        )
+        for step in steps
+    ]
+    columns = ["version", "change", *(f"#{name} %" for name in names)]
+    table = render.table("on test, each version on the sets it knows", columns, rows)
+    render.data([{"version": step.version.ref} | asdict(step.scores) for step in steps], table)
 
 
 def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:

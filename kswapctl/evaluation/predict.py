@@ -1,14 +1,17 @@
-"""Run a network over decoded images."""
+"""Run a network, or several that differ from some block on, over decoded images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kswapctl.data.images import normalise
-from kswapctl.runtime import one_core_each, spread
+from kswapctl.models.threads import run_spread
+from kswapctl.models.weights import Weights
+from kswapctl.runtime import cores, one_core_each, spread
 from kswapctl.spec import Preprocessing
 
 BATCH = 128
@@ -38,3 +41,28 @@ def predict(
         return torch.cat([run(part) for part in parts])
     with one_core_each():
         return torch.cat(spread(run, parts))
+
+
+@torch.inference_mode()
+def predict_each(
+    halves: tuple[nn.Module, nn.Module],
+    versions: Sequence[Weights],
+    pixels: Tensor,
+    preprocessing: Preprocessing,
+    report: Callable[[int], None],
+) -> list[Tensor]:
+    """For each of ``versions``, (N, K) fp32 logits of (N, C, H, W) uint8 images, on the CPU.
+
+    ``halves`` is a network cut at a block: the part below runs once for all versions, the part above once for each,
+    with the version's weights in place of its own.
+    """
+    below, above = halves
+    device = next(above.parameters()).device
+    outputs: list[list[Tensor]] = [[] for _ in versions]
+    with one_core_each():
+        for part in pixels.split(BATCH * cores()):
+            shared = run_spread(functional_call, below, {}, normalise(part.to(device), preprocessing))
+            for found, weights in zip(outputs, versions, strict=True):
+                found.append(run_spread(functional_call, above, weights, shared).float().cpu())
+            report(len(part))
+    return [torch.cat(found) for found in outputs]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
+from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
 from kswapctl.spec import Preprocessing
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.subject import Subject
 from kswapctl.training.team import ALONE, Team
-from kswapctl.training.threads import run_spread
 
 CHUNK = 256
 """Images per frozen forward."""

@@ -14,8 +14,8 @@ from kswapctl.models.cut import cut
 from kswapctl.models.depths import pooled
 from kswapctl.models.heads import GrowingHead, classifier_path
 from kswapctl.models.lora import Adapter, Layer, Shape, extract, fresh_layers
+from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
-from kswapctl.training.threads import run_spread
 
 
 @dataclass

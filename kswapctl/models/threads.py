@@ -36,9 +36,11 @@ def run_spread(run: Run, module: nn.Module, weights: Weights, inputs: Tensor) ->
         joined: Tensor = _Spread.apply(run, parts, list(weights), *weights.values())
         return joined
 
-    @torch.no_grad()
+    mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+
     def forward(pair: tuple[nn.Module, Tensor]) -> Tensor:
-        return run(pair[0], weights, pair[1])
+        with mode():
+            return run(pair[0], weights, pair[1])
 
     return torch.cat(spread(forward, parts))
 

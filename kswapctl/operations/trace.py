@@ -1,0 +1,81 @@
+"""Several versions of one model over the same images: what they have in common runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from kswap_registry import Registry, Version
+from torch import Tensor, nn
+
+from kswapctl.data.images import Images
+from kswapctl.evaluation.predict import predict_each
+from kswapctl.evaluation.scores import Evaluation, evaluate
+from kswapctl.models.blocks import Block, find_blocks
+from kswapctl.models.cut import cut
+from kswapctl.models.heads import classifier_path
+from kswapctl.operations.look import test_images
+from kswapctl.operations.versions import Composed, load_version
+from kswapctl.progress import Progress
+from kswapctl.runtime import pick_device
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A version of a stack, and how it does."""
+
+    version: Version
+    scores: Evaluation
+
+
+def trace(registry: Registry, version: Version, data: Sequence[str], device: str, progress: Progress) -> list[Trace]:
+    """The base and every version of the stack of ``version``, each on the sets that it knows, on the test part."""
+    base = registry.resolve(f"{version.model}@base")
+    versions = [load_version(registry, v) for v in (base, *registry.stack(version))]
+    images = test_images(versions[-1], data, skip_bad=False, progress=progress)
+    outputs = predict_versions(versions, images, device, progress)
+    rows = versions[-1].knowledge.classes
+    targets = images.targets(rows)
+    found = []
+    for composed, logits in zip(versions, outputs, strict=True):
+        known = len(composed.knowledge.classes)
+        mine = targets < known  # an image of a class that comes later has no set yet
+        sets = composed.knowledge.sets()
+        scores = evaluate(logits[mine], outputs[0][mine], targets[mine], rows[:known], sets)
+        found.append(Trace(composed.version, scores))
+    return found
+
+
+def predict_versions(versions: Sequence[Composed], images: Images, device: str, progress: Progress) -> list[Tensor]:
+    """(N, K) logits of each version, each with its own number of classes."""
+    where = pick_device(device)
+    network = versions[0].network().to(where)
+    progress.stage("evaluating", len(images))
+    changed = _changed(versions)
+    weights = [{name: c.weights[name].to(where) for name in changed} for c in versions]
+    halves = _halves(network, changed)
+    return predict_each(halves, weights, images.pixels, versions[0].spec.preprocessing, progress.advance)
+
+
+def _changed(versions: Sequence[Composed]) -> list[str]:
+    """Names of the weights that are not the same in all versions."""
+    first = versions[0].weights
+    return [n for n, value in first.items() if any(not torch.equal(value, c.weights[n]) for c in versions[1:])]
+
+
+def _halves(network: nn.Module, changed: Sequence[str]) -> tuple[nn.Module, nn.Module]:
+    """``network`` cut below the first block that holds a changed weight; uncut where something else changed."""
+    path = classifier_path(network)
+    blocks = find_blocks(network, path)
+    inside = [n for n in changed if not n.startswith(f"{path}.")]
+    touched = [b for b in blocks if any(_holds(b, n) for n in inside)]
+    if all(any(_holds(b, n) for b in blocks) for n in inside):
+        border = touched[0].name if touched else path
+        if halves := cut(network, {b.name for b in blocks} | {path}, border):
+            return halves
+    return nn.Identity(), network
+
+
+def _holds(block: Block, name: str) -> bool:
+    return name.startswith(f"{block.name}.")
