@@ -36,16 +36,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--kinds", nargs="+", default=["learn", "forget"])
+    parser.add_argument("--preset", default="default")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     theirs = PapersLoop(options.base, options.data, LEARN, FORGET, options.seed)
     found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
         add_model(registry, "signs", options.base, Description(), options.data)
-        for kind, classes in (("learn", LEARN), ("forget", FORGET)):
-            found[kind] = phase(
-                registry, theirs, Change(kind, classes, options.data, seed=options.seed), options.rounds
-            )
+        for kind in options.kinds:
+            classes = LEARN if kind == "learn" else FORGET
+            change = Change(kind, classes, options.data, seed=options.seed, preset=options.preset)
+            found[kind] = phase(registry, theirs, change, options.rounds)
             print(found[kind], flush=True)
     keep(found, options.output)
 
