@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--kinds", nargs="+", default=["learn", "forget"])
-    parser.add_argument("--preset", default="default")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     theirs = PapersLoop(options.base, options.data, LEARN, FORGET, options.seed)
