@@ -258,3 +258,20 @@ def test_a_small_version_of_each_protocol_runs(tiny: Path, given, tmp_path: Path
     assert ran.code == 0, ran.err
     assert {row["stage"] for row in ran.json} >= {"Start", "->".join(order.upper())}
     assert all(row["values"]["Acc_r"] for row in ran.json)
+
+
+@pytest.mark.slow
+def test_workers_may_be_jobs(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    use = [word for name, place in given.items() for word in ("--use", f"{name}={place}")]
+    options = (*use, "-o", tmp_path / "study", "--cluster", "local", "--workers", "2", "--seeds", "0", "--json")
+    ran = invoke(None, "study", tiny, *options)
+    assert ran.code == 0, ran.err
+    assert {row["contender"] for row in ran.json} == {"one", "two"}
+    assert "submitted" in ran.err
+
+
+def test_a_cluster_that_is_not_here_is_told(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    use = [word for name, place in given.items() for word in ("--use", f"{name}={place}")]
+    ran = invoke(None, "study", tiny, *use, "-o", tmp_path / "study", "--cluster", "moon")
+    assert ran.code == 2
+    assert "'moon'" in ran.err

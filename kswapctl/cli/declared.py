@@ -87,6 +87,9 @@ def study(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Its folder; else ./NAME.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAME", help="Workers are jobs there: slurm, or local (submitit).")
+    ] = "",
     seeds: Annotated[str, typer.Option(metavar="0,1", help="Instead of the study's own seeds.")] = "",
     only: Annotated[str, typer.Option(metavar="A,B", help="Only these contenders.")] = "",
     table: Annotated[bool, typer.Option("--table", help="Run nothing: sum up what is done.")] = False,
@@ -111,7 +114,12 @@ def study(
     chosen = narrowed(read_study(name), options.names(seeds), options.names(only))
     given, folder = options.pairs(use), output or Path(chosen.name)
     with render.Live() as live:
-        results = results_of(chosen, given, folder) if table else run_study(chosen, given, folder, workers, live)
+        if cluster:
+            from kswapctl.operations.studies.cluster import run_jobs
+
+            run_jobs(chosen, given, folder, workers, cluster, live)
+        done = table or bool(cluster)
+        results = results_of(chosen, given, folder) if done else run_study(chosen, given, folder, workers, live)
     summary = summarise(chosen, results)
     files = write_tables(chosen, summary, results, folder) if results else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))

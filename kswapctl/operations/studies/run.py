@@ -107,13 +107,17 @@ def _in_processes(
         progress.note("a worker was killed; run the same command again to go on")
 
 
-def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
-    """A worker's whole life."""
+def work_alone(study: str, given: dict[str, str], folder: str) -> int:
+    """A worker's whole life, on one thread, wherever it runs; returns how many cells it did."""
     import torch
 
     torch.set_num_threads(1)
+    return _work(Study.model_validate_json(study), given, Path(folder), Silent())
+
+
+def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
     try:
-        _work(Study.model_validate_json(study), given, Path(folder), Silent())
+        work_alone(study, given, folder)
     except KswapError as error:
         errors.put((error.message, error.hint))
 
