@@ -56,7 +56,7 @@ TargetForget = Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest acc
 TargetLearn = Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest accuracy on what is learned.")]
 MaxRetainDrop = Annotated[float, typer.Option(min=0.0, max=1.0, help="Largest accuracy lost on what must stay.")]
 MethodName = Annotated[str, typer.Option("--method", help="A name from `kswapctl methods`.")]
-Preset = Annotated[str, typer.Option(help="The method's set of values: default, paper.")]
+Preset = Annotated[str, typer.Option(help="The method's set of values: default, fast, paper.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter (may be repeated).")
 ]
