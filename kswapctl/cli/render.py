@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 
 class Failure(Protocol):
@@ -68,7 +69,12 @@ def err() -> Console:
 
 def clean(text: str) -> str:
     """``text`` without control characters and Rich markup: names come from strangers' folders."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """``text`` with a question mark for each control character."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def error(failure: Failure, code: int) -> None:
@@ -120,7 +126,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for column in columns:
         built.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
     for row in rows:
-        built.add_row(*(clean(str(cell)) for cell in row))
+        built.add_row(*(Text(printable(str(cell))) for cell in row))  # as Text, nothing in it is read as markup
     return built
 
 
