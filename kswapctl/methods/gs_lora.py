@@ -44,7 +44,14 @@ class Learn(Method):
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
     presets: ClassVar = {
         "default": {},
-        "fast": FAST | {"steps": 32, "lr": 1e-2, "distillation": 6.0},
+        "fast": {
+            "blocks": "last:5",
+            "steps": 32,
+            "lr": 1e-2,
+            "retain_views": 2,
+            "change_views": 2,
+            "distillation": 6.0,
+        },
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
 
