@@ -30,6 +30,7 @@ from kswapctl.operations.ship import Export, export, merge, unpack
 from kswapctl.operations.versions import Composed, load_base, load_version
 from kswapctl.progress import Silent
 from kswapctl.spec import Change
+from kswapctl.tasks import TASKS
 
 LEARN = ("20_kmh", "einmalige_vorfahrt", "s_kurve_links", "scharfe_kurve_rechts", "verbot_der_einfahrt")
 FORGET = (
@@ -108,10 +109,10 @@ def measure_onnx(registry: Registry, file: Path) -> dict[str, float]:
     parity = export(registry, version, Export(file, every=True), "benchmark", Silent())
     composed, base = load_version(registry, version), load_version(registry, registry.resolve("signs@base"))
     images = test_images(composed, [], False, Silent())
-    rows = composed.knowledge.classes
-    outputs = run_onnx(file, images.pixels, composed.spec)
-    before = predict(base.network(), images.pixels, base.spec.preprocessing)
-    scores = evaluate(outputs, before, images.targets(rows), rows, composed.knowledge.sets())
+    knowledge, task = composed.knowledge, TASKS[composed.spec.task]
+    outputs = run_onnx(file, images.pixels, composed.spec).argmax(1)
+    before = predict(base.network(), images.pixels, base.spec.preprocessing).argmax(1)
+    scores = evaluate(task, outputs, before, images.targets(knowledge.classes), knowledge)
     return figures(scores) | {"logit difference": parity.largest, "same top-1": 100 * parity.agreement}
 
 

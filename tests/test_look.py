@@ -14,6 +14,8 @@ from kswapctl.models.weights import fingerprint, read
 from kswapctl.operations.look import test_images as images_of
 from kswapctl.operations.versions import load_version
 from kswapctl.progress import Silent
+from kswapctl.spec import Knowledge
+from kswapctl.tasks import TASKS
 
 READING = [
     "list",
@@ -180,11 +182,9 @@ def test_names_from_strangers_cannot_style_the_terminal(look) -> None:
 
 def test_scores_worked_by_hand() -> None:
     """Four images of a, b, b, c; answers a, b, a, a: a 1/1, b 1/2, c 0/1; the base knew a and b only, all right."""
-    outputs = torch.eye(3)[[0, 1, 0, 0]]
-    before = torch.eye(2)[[0, 1, 1, 0]]
-    result = evaluate(
-        outputs, before, torch.tensor([0, 1, 1, 2]), "abc", {"retain": "a", "learned": "c", "forgotten": "b"}
-    )
+    answers, before = torch.tensor([0, 1, 0, 0]), torch.tensor([0, 1, 1, 0])
+    knowledge = Knowledge(("a", "b", "c"), learned={"c": 1}, forgotten={"b": 2})
+    result = evaluate(TASKS["classification"], answers, before, torch.tensor([0, 1, 1, 2]), knowledge)
     assert [(s.name, s.images, s.accuracy, s.base) for s in result.sets] == [
         ("retain", 1, 1.0, 1.0),
         ("learned", 1, 0.0, 0.0),

@@ -45,7 +45,7 @@ def evaluate(
     tables = evaluation_tables(version.ref, result)
     if per_class:
         each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
-        tables.append(render.table("", ["class", "#images", "#accuracy %", "#base %"], each))
+        tables.append(render.table("", ["class", "#images", f"#{result.metric} %", "#base %"], each))
     render.data({"version": version.ref} | asdict(result), *tables)
 
 
@@ -82,7 +82,7 @@ def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:
         for s in result.sets
     ]
     title = f"{ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
-    tables = [render.table(title, ["set", "#classes", "#images", "#accuracy %", "#base %", "#change"], rows)]
+    tables = [render.table(title, ["set", "#classes", "#images", f"#{result.metric} %", "#base %", "#change"], rows)]
     if result.taken_for:
         taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
         tables.append(render.table("", ["forgotten", "is now taken for"], taken))

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform
 from torch import Tensor
 
+from kswapctl.data.marks import Mark, stack
 from kswapctl.data.sources import Sample, Source
 from kswapctl.errors import DataError
 from kswapctl.spec import Preprocessing
@@ -48,15 +49,20 @@ class Images:
     """SHA-256 of each image's file."""
     bad: tuple[str, ...] = ()
     """Keys of images that could not be read and were skipped."""
+    marks: tuple[Mark, ...] = ()
+    """The boxes or masks of the N images; empty where each has a label."""
 
     def targets(self, classes: Sequence[str]) -> Tensor:
-        """(N,) positions of the labels in ``classes``."""
+        """(N,) positions of the labels in ``classes``, or what :func:`kswapctl.data.marks.stack` makes of marks."""
         position = {name: index for index, name in enumerate(classes)}
+        if self.marks:
+            return stack(self.marks, position)
         return torch.tensor([position[s.label] for s in self.samples], dtype=torch.long)
 
     def fingerprint(self) -> str:
         """SHA-256 over labels and files, in no order: the same images, the same hash."""
-        lines = sorted(f"{s.label}\0{digest}" for s, digest in zip(self.samples, self.digests, strict=True))
+        said = [m.lines() for m in self.marks] or [s.label for s in self.samples]
+        lines = sorted(f"{label}\0{digest}" for label, digest in zip(said, self.digests, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -104,7 +110,9 @@ def decode(
     _check_bad(bad, len(samples))
     _check_classes(samples, kept)
     stacked = torch.stack(pixels) if pixels else torch.empty(0, *preprocessing.input_size, dtype=torch.uint8)
-    return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad))
+    size = preprocessing.input_size[1:]
+    marks = tuple(source.mark(sample.key, size) for sample in kept) if source.mark else ()
+    return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import torch
 
 from kswapctl.data.images import Images, Report, decode
 from kswapctl.data.sources import Sample, Source
-from kswapctl.data.splits import by_class, share, take, training_part
+from kswapctl.data.splits import by_class, keys_of, share, take, training_part
 from kswapctl.errors import DataError
 from kswapctl.spec import Preprocessing, Rehearsal
+from kswapctl.tasks import Marks
 
 VALIDATION_IMAGES = 400
 """Most validation images of all retained classes together: a point of accuracy lost is four of them."""
@@ -52,8 +53,8 @@ def changed_part(sources: Sequence[Source], classes: Collection[str], rehearsal:
         for name, group in by_class(left + held).items():
             if len(group) < 2:
                 raise DataError(f"class {name!r} has one training image in {source.name}", "at least two are needed")
-        parts.train.append((source, left))
-        parts.validation.append((source, held))
+        parts.train.append((source, once(source, left)))
+        parts.validation.append((source, once(source, held)))
     return parts
 
 
@@ -70,8 +71,8 @@ def retained_part(
             sizes = {c: max(1, round(rehearsal.share * len(g))) for c, g in by_class(left + held).items()}
         else:
             sizes = dict.fromkeys(here, rehearsal.per_class)
-        parts.train.append((source, take(left, sizes, f"rehearsal {seed}")))
-        parts.validation.append((source, take(held, dict.fromkeys(here, cap), f"cap {seed}")))
+        parts.train.append((source, once(source, take(left, sizes, f"rehearsal {seed}"))))
+        parts.validation.append((source, once(source, take(held, dict.fromkeys(here, cap), f"cap {seed}"))))
     return parts, missing
 
 
@@ -80,8 +81,27 @@ def _hold_out(
 ) -> tuple[list[Sample], list[Sample]]:
     """Training images of ``classes``, without and in the validation part."""
     samples = training_part(source, classes)
+    if source.mark:  # an image is wholly in one part, whichever of its classes is asked for
+        keys = keys_of(training_part(source, source.classes), rehearsal.validation, f"validation {seed}")
+        return [s for s in samples if s.key not in keys], [s for s in samples if s.key in keys]
     held = share(samples, rehearsal.validation, f"validation {seed}")
     return sorted(set(samples) - set(held), key=lambda s: s.key), held
+
+
+def once(source: Source, samples: Sequence[Sample]) -> list[Sample]:
+    """Each image once, with the first of its classes, where images have several."""
+    if not source.mark:
+        return list(samples)
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.key, sample)
+    return list(first.values())
+
+
+def check_marks(chosen: Chosen, wanted: Marks) -> None:
+    """Raise :class:`DataError` where a source's images are marked otherwise than a model's task needs."""
+    for source, _ in chosen:
+        source.check_marks(wanted)
 
 
 def gather(chosen: Chosen, preprocessing: Preprocessing, skip_bad: bool, report: Report | None = None) -> Images:
@@ -94,11 +114,17 @@ def gather(chosen: Chosen, preprocessing: Preprocessing, skip_bad: bool, report:
         tuple(s for d in decoded for s in d.samples),
         tuple(h for d in decoded for h in d.digests),
         tuple(b for d in decoded for b in d.bad),
+        tuple(m for d in decoded for m in d.marks),
     )
 
 
 def check_disjoint(one: Images, other: Images, names: tuple[str, str]) -> None:
-    """Raise :class:`DataError` where the same file stands in both sets."""
+    """Raise :class:`DataError` where the same file stands in both sets.
+
+    An image with boxes or a mask may: its objects and pixels are told apart.
+    """
+    if one.marks:
+        return
     shared = set(one.digests) & set(other.digests)
     if shared:
         where = next(s.key for s, d in zip(one.samples, one.digests, strict=True) if d in shared)

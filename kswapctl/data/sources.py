@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kswapctl.data.marks import Mark
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, nearest
+from kswapctl.tasks.base import Marks
 
+MarkOf = Callable[[str, tuple[int, int]], Mark]
 Split = Literal["train", "test", ""]
 """The part a sample belongs to; empty where the source does not say, and a seeded cut decides."""
 
@@ -52,11 +55,23 @@ class Source:
     """Every sample, in a stable order."""
     read: Callable[[Sample], bytes]
     """The encoded image file."""
+    marks: Marks = "labels"
+    """What says what is on an image; where it is not one label, an image has a sample for each class on it."""
+    mark: MarkOf | None = None
+    """An image's marks, by its key and the size (height, width) that it is brought to."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, sorted."""
         return tuple(sorted({s.label for s in self.samples}))
+
+    def check_marks(self, wanted: Marks) -> None:
+        """Raise :class:`DataError` where the images are marked otherwise than a model's task needs."""
+        if wanted != self.marks:
+            raise DataError(
+                f"{self.name} has {self.marks}, the model needs {wanted}",
+                "labels: class folders; boxes: train.json in COCO format; masks: classes.txt, images/ and masks/",
+            )
 
     def require(self, names: Iterable[str]) -> None:
         """Raise :class:`NotFoundError` for a class that has no image here."""
@@ -74,6 +89,8 @@ def open_source(text: str) -> Source:
     if not path.exists():
         raise NotFoundError(f"no such data: {text}", "give a folder, a .csv or .jsonl manifest, or hf:NAME")
     path = path.resolve()
+    if marked := _marked(path):
+        return marked
     if path.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
         return _manifest(path)
     if not path.is_dir():
@@ -81,6 +98,15 @@ def open_source(text: str) -> Source:
     if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
         return _hugging_face(str(path), str(path))
     return _folder(path)
+
+
+def _marked(path: Path) -> Source | None:
+    """``path`` as images with boxes or masks, if it is that."""
+    from kswapctl.data import coco, masks
+
+    if coco.find_parts(path):
+        return coco.open_coco(path)
+    return masks.open_masks(path) if (path / masks.CLASSES).is_file() else None
 
 
 def _folder(root: Path) -> Source:

@@ -25,9 +25,28 @@ def test_part(source: Source, classes: Collection[str]) -> list[Sample]:
 def _part(source: Source, classes: Collection[str], part: str) -> list[Sample]:
     """Where the source does not say, a fifth of each class is test; the cut does not depend on any seed."""
     wanted = [s for s in source.samples if s.label in classes]
+    if source.mark:
+        every = [s for s in source.samples if not s.split]
+        held = keys_of(every, TEST_SHARE, "test")
+        return [s for s in wanted if (s.split or ("test" if s.key in held else "train")) == part]
     undecided = [s for s in wanted if not s.split]
     test = set(share(undecided, TEST_SHARE, "test")) if undecided else set()
     return [s for s in wanted if (s.split or ("test" if s in test else "train")) == part]
+
+
+def keys_of(samples: Iterable[Sample], size: float, seed: object) -> set[str]:
+    """Images that hold about ``size`` of each class, where an image has several: the rarest classes choose first.
+
+    The cut must be the same whichever classes are asked for, so ``samples`` are all that there are.
+    """
+    chosen: set[str] = set()
+    groups = by_class(samples)
+    for label in sorted(groups, key=lambda name: (len(groups[name]), name)):
+        wanted = max(1, round(size * len(groups[label]))) if size else 0
+        missing = wanted - sum(s.key in chosen for s in groups[label])
+        left = [s for s in groups[label] if s.key not in chosen]
+        chosen |= {s.key for s in take(left, {label: max(0, missing)}, seed)}
+    return chosen
 
 
 def share(samples: Iterable[Sample], size: float, seed: object) -> list[Sample]:

@@ -17,22 +17,32 @@ BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
 
 
-def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0) -> Tensor:
-    """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each image."""
+def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0, still: bool = False) -> Tensor:
+    """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each image.
+
+    With ``still`` nothing moves or is covered: what is marked on an image stays where it is.
+    """
     generator = torch.Generator().manual_seed(seed)
+    change = relight if still else vary
     images = pixels.float() / 255
-    variants = [_to_bytes(vary(images, generator, strength)) for _ in range(count - 1)]
+    variants = [_to_bytes(change(images, generator, strength)) for _ in range(count - 1)]
     return torch.stack([pixels, *variants])
 
 
-def mix_views(pixels: Tensor, untouched: float, seed: int, strength: float = 1.0) -> Tensor:
+def mix_views(pixels: Tensor, untouched: float, seed: int, strength: float = 1.0, still: bool = False) -> Tensor:
     """(1, N, C, H, W) uint8: a share ``untouched`` of ``pixels`` (N, C, H, W) as they are, of the rest one variant."""
     generator = torch.Generator().manual_seed(seed)
     varied = torch.randperm(len(pixels), generator=generator)[round(untouched * len(pixels)) :]
     mixed = pixels.clone()
     if len(varied):
-        mixed[varied] = _to_bytes(vary(pixels[varied].float() / 255, generator, strength))
+        change = relight if still else vary
+        mixed[varied] = _to_bytes(change(pixels[varied].float() / 255, generator, strength))
     return mixed[None]
+
+
+def relight(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
+    """One random view of each of (N, C, H, W) images in [0, 1]: light and sharpness change, nothing moves."""
+    return _relight(_blur(images, generator, strength), generator, strength).clamp(0, 1)
 
 
 def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:

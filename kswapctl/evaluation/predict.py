@@ -13,9 +13,12 @@ from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
 from kswapctl.runtime import cores, one_core_each, spread
 from kswapctl.spec import Preprocessing
+from kswapctl.tasks import Task
 
 BATCH = 128
 """Images per forward; fixed, so that the same weights give the same bits."""
+LARGE = 160
+"""Width in pixels from which on an eighth as many."""
 
 
 def predict(
@@ -25,16 +28,39 @@ def predict(
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
     """(N, K) fp32 logits of (N, C, H, W) uint8 images, on the model's device, returned on the CPU."""
+    return _run(model, pixels, preprocessing, lambda outputs: outputs, report)
+
+
+@torch.inference_mode()
+def answer(
+    task: Task,
+    model: nn.Module,
+    pixels: Tensor,
+    preprocessing: Preprocessing,
+    report: Callable[[int], None] | None = None,
+) -> Tensor:
+    """What ``task`` keeps of the outputs for each of (N, C, H, W) uint8 images, to measure them by; on the CPU."""
+    size = (pixels.shape[-2], pixels.shape[-1])
+    return _run(model, pixels, preprocessing, lambda outputs: task.answers(outputs, size), report)
+
+
+def _run(
+    model: nn.Module,
+    pixels: Tensor,
+    preprocessing: Preprocessing,
+    keep: Callable[[Tensor], Tensor],
+    report: Callable[[int], None] | None,
+) -> Tensor:
     device = next(model.parameters()).device
 
     @torch.inference_mode()
     def run(part: Tensor) -> Tensor:
-        outputs: Tensor = model(normalise(part.to(device), preprocessing)).float().cpu()
+        kept = keep(model(normalise(part.to(device), preprocessing)).float()).cpu()
         if report:
             report(len(part))
-        return outputs
+        return kept
 
-    parts = pixels.split(BATCH)
+    parts = pixels.split(BATCH if pixels.shape[-1] < LARGE else BATCH // 8)
     if not len(pixels):
         return torch.empty(0, 0)
     if device.type != "cpu":

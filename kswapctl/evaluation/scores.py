@@ -1,12 +1,17 @@
-"""Pure score functions over logits and labels."""
+"""Scores of answers against targets, by set of classes and by class."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from kswapctl.spec import Knowledge
+from kswapctl.tasks import Measured, Task
+
+NOTHING = "no object"
+"""What a forgotten object is taken for where no answer lies over it."""
 
 
 @dataclass(frozen=True)
@@ -16,23 +21,25 @@ class ClassScore:
     name: str
     images: int
     accuracy: float
-    """In [0, 1]."""
+    """The task's deciding metric, in [0, 1]: accuracy, mAP or mIoU."""
     base: float
-    """Accuracy of the untouched base, in [0, 1]."""
+    """The same of the untouched base."""
 
 
 @dataclass(frozen=True)
 class SetScore:
-    """How one set of classes fares: accuracy over its images."""
+    """How one set of classes fares: accuracy over its images, or the mean over its classes of AP or IoU."""
 
     name: str
     """retain, learned, forgotten, or forgotten earlier."""
     classes: int
     images: int
     accuracy: float
-    """In [0, 1]."""
+    """The task's deciding metric, in [0, 1]: accuracy, mAP or mIoU."""
     base: float
-    """Accuracy of the untouched base, in [0, 1]."""
+    """The same of the untouched base."""
+    more: dict[str, tuple[float, float]]
+    """The task's other metrics, and the base's."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +52,46 @@ class Evaluation:
     """Forgotten class to what its images are now taken for: up to three classes with their share."""
     h_mean: float | None
     """Harmonic mean of retained accuracy and forgotten drop (Zhao et al. 2024); None where nothing is forgotten."""
+    metric: str = "accuracy"
+    """What ``accuracy`` is of this task."""
 
     def set(self, name: str) -> SetScore | None:
         """The score of the set called ``name``, if it has classes."""
         return next((s for s in self.sets if s.name == name), None)
 
 
-def evaluate(
-    outputs: Tensor,
-    base_outputs: Tensor,
-    targets: Tensor,
-    rows: Sequence[str],
-    sets: Mapping[str, Sequence[str]],
-) -> Evaluation:
-    """Scores of (N, K) logits, beside the base's (N, K_base), for (N,) labels that index ``rows``."""
-    correct = outputs.argmax(dim=-1) == targets
-    base_correct = base_outputs.argmax(dim=-1) == targets
+def evaluate(task: Task, answers: Tensor, base_answers: Tensor, targets: Tensor, knowledge: Knowledge) -> Evaluation:
+    """Scores of what a version answered, beside its base's answers, for targets that index its classes."""
+    rows, sets = knowledge.classes, knowledge.sets()
     position = {name: index for index, name in enumerate(rows)}
-    scores = []
-    per_class = []
-    for name, classes in sets.items():
-        chosen = sum((targets == position[c] for c in classes), targets != targets)
-        if not chosen.any():
-            continue
-        scores.append(
-            SetScore(name, len(classes), int(chosen.sum()), _mean(correct[chosen]), _mean(base_correct[chosen]))
-        )
-        for c in classes:
-            own = targets == position[c]
-            if own.any():
-                per_class.append(ClassScore(c, int(own.sum()), _mean(correct[own]), _mean(base_correct[own])))
     forgotten = [c for name in ("forgotten", "forgotten earlier") for c in sets.get(name, ())]
-    answers = outputs.argmax(dim=-1)
+    gone = [position[c] for c in forgotten]
+    now, base = (task.measure(a, targets, len(rows), gone) for a in (answers, base_answers))
+    there = {name: [c for c in classes if now.count(position[c])] for name, classes in sets.items()}
+    scores = [
+        _set_score(task.metric, name, sets[name], [position[c] for c in classes], now, base)
+        for name, classes in there.items()
+        if classes
+    ]
+    per_class = tuple(_class_score(task.metric, c, position[c], now, base) for s in scores for c in there[s.name])
     taken_for = {
-        c: _commonest(answers[targets == position[c]], rows) for c in forgotten if (targets == position[c]).any()
+        c: [(rows[row] if row >= 0 else NOTHING, share) for row, share in now.taken_for(position[c])]
+        for c in forgotten
+        if now.count(position[c])
     }
-    by_name = {s.name: s for s in scores}
-    return Evaluation(tuple(scores), tuple(per_class), taken_for, _h_mean(by_name))
+    return Evaluation(tuple(scores), per_class, taken_for, _h_mean({s.name: s for s in scores}), task.metric)
+
+
+def _set_score(
+    metric: str, name: str, classes: Sequence[str], rows: Sequence[int], now: Measured, base: Measured
+) -> SetScore:
+    here, there = now.score(rows), base.score(rows)
+    more = {key: (here[key], there[key]) for key in here if key != metric}
+    return SetScore(name, len(classes), now.images(rows), here[metric], there[metric], more)
+
+
+def _class_score(metric: str, name: str, row: int, now: Measured, base: Measured) -> ClassScore:
+    return ClassScore(name, now.count(row), now.score([row])[metric], base.score([row])[metric])
 
 
 def h_mean(retained: float, drop: float) -> float:
@@ -94,12 +104,3 @@ def _h_mean(scores: Mapping[str, SetScore]) -> float | None:
         return None
     gone = scores["forgotten"]
     return h_mean(scores["retain"].accuracy, max(0.0, gone.base - gone.accuracy))
-
-
-def _commonest(answers: Tensor, rows: Sequence[str]) -> list[tuple[str, float]]:
-    counts = Counter(answers.tolist()).most_common(3)
-    return [(rows[index], count / len(answers)) for index, count in counts]
-
-
-def _mean(values: Tensor) -> float:
-    return values.float().mean().item()

@@ -18,14 +18,17 @@ from kswapctl.tasks import Task
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network made of one role's part of a batch, now and before the operation."""
+    """What the network made of one role's B items in a batch, now and before the operation.
+
+    An item is what the task says: an image, an object, a pixel.
+    """
 
     targets: Tensor
-    """(B,) rows of the classifier."""
+    """(B,) columns of the outputs: rows of the classifier, after those that stand for no class."""
     features: Tensor
     """(B, D), the classifier's input; (B, E + D) behind the depths that the method watches, if any."""
     outputs: Tensor
-    """(B, K) logits; K counts rows being learned."""
+    """(B, K) logits; K counts columns being learned."""
     before_features: Tensor
     """The same of the model before the operation, on the same view of the image."""
     before: Tensor
@@ -39,13 +42,13 @@ class Context:
     task: Task
     """Turns outputs into losses."""
     known: int
-    """Rows of the classifier before the operation."""
+    """Columns of the outputs before the operation."""
     chance: float
     """Loss of a model that knows nothing, in nats: ln K."""
     rows: Tensor
-    """(C,) rows of the classifier whose classes are learned or forgotten."""
+    """(C,) columns of the outputs whose classes are learned or forgotten."""
     retained: Tensor
-    """(R,) rows of the classifier whose classes must stay."""
+    """(R,) columns of the outputs whose classes must stay."""
     classifier: nn.Module
     """(B, D) features to (B, K) logits; frozen, but for new rows."""
     groups: dict[str, list[nn.Parameter]]
@@ -56,6 +59,8 @@ class Context:
     """A pool's prepared activations to (B, D) features and (B, K) logits, as the model is now."""
     widths: tuple[int, ...] = ()
     """Columns of the features by depth: those that the method watches, and the classifier's input."""
+    gone: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(C,) rows of the classifier whose classes are forgotten; none while learning."""
     step: int = 0
     """The step being taken, from 1."""
     memory: dict[str, Any] = field(default_factory=dict)

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from kswapctl.errors import DataError, UsageError
+from kswapctl.models.dense import Dense
 
 FEED_FORWARD = re.compile(r"(mlp|ffn)")
 """How timm names the feed-forward part of a block: mlp, mlp_tokens, mlp_channels, ffn."""
+TRANSFORMERS = re.compile(r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense)")
+"""How transformers names the feed-forward layers of its encoders, decoders and backbones, after the block's path."""
 NOT_FEED_FORWARD = {"attn", "rel_pos", "se"}
 """Parts that hold small mlp's of their own: position biases, squeeze-and-excite."""
 
@@ -32,6 +35,8 @@ def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
     Feed-forward layers where the network has them (transformers, mixers, ConvNeXt), else the pointwise
     convolutions of its blocks (EfficientNet, MobileNet, ResNet-50), else their dense ones (ResNet-18).
     """
+    if isinstance(model, Dense):
+        return _blocks_of_transformers(model)
     modules = dict(model.named_modules())
     candidates = [
         name
@@ -51,6 +56,16 @@ def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
             "this architecture cannot be changed with adapters",
         )
     return tuple(Block(name, tuple(names)) for name, names in groups.items())
+
+
+def _blocks_of_transformers(model: nn.Module) -> tuple[Block, ...]:
+    """One block a layer of encoder, decoder or backbone, in the order in which they compute."""
+    groups: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        found = TRANSFORMERS.fullmatch(name)
+        if found and isinstance(module, nn.Linear) and not found[1].endswith("attention"):
+            groups.setdefault(found[1], []).append(name)
+    return tuple(Block(name, tuple(layers)) for name, layers in groups.items())
 
 
 def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:

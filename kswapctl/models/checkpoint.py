@@ -11,11 +11,14 @@ from typing import Any, cast
 
 import timm
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, nearest
-from kswapctl.models.heads import classifier_path, classifier_rows, resize
-from kswapctl.models.weights import Weights, read, read_pickle
+from kswapctl.models import transformer
+from kswapctl.models.dense import Dense
+from kswapctl.models.families import find_family, is_dense, make
+from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, resize, spare_rows
+from kswapctl.models.weights import Weights, check_finite, read, read_pickle
 from kswapctl.spec import ModelSpec, Preprocessing
 
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
@@ -64,8 +67,13 @@ class Checkpoint:
 
 
 def load(source: str, description: Description) -> Checkpoint:
-    """Load ``source`` as its form says: a file by its suffix, ``hf-hub:org/name``, or a timm name."""
+    """Load ``source`` as its form says.
+
+    A file by its suffix, a folder or ORG/NAME of transformers, ``hf-hub:org/name`` of timm, or a timm name.
+    """
     path = Path(source)
+    if transformer.is_folder(source) or transformer.is_repository(source):
+        return _load_transformer(source, description)
     if path.suffix.lower() == ".safetensors":
         return _load_safetensors(path, description)
     if path.suffix.lower() in PICKLES:
@@ -87,16 +95,27 @@ def build(spec: ModelSpec, weights: Weights | None = None) -> nn.Module:
     shape are a :class:`WrongBaseError`.
     """
     refuse_unsafe(spec.architecture, spec.arguments)
-    model = create(spec.architecture, spec.arguments, len(spec.classes))
+    model: nn.Module
+    if is_dense(spec.architecture):
+        model = make(spec.architecture, spec.arguments, len(spec.classes))
+    else:
+        model = create(spec.architecture, spec.arguments, len(spec.classes))
     if weights is None:
         return model.eval()
-    path = classifier_path(model)
-    rows = weights.get(f"{path}.weight")
-    if rows is not None:
-        resize(model, path, len(rows))
+    for path in head_paths(model):
+        rows = weights.get(f"{path}.weight")
+        if rows is not None:
+            resize(model, path, len(rows))
     check_fit(model, weights, spec.architecture)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def class_rows(architecture: str, classifier: Tensor | None) -> int:
+    """Classes that a classifier's weight (K, D) has rows for; 0 where there is none."""
+    if classifier is None:
+        return 0
+    return len(classifier) - (find_family(architecture).spare if is_dense(architecture) else 0)
 
 
 def create(architecture: str, arguments: dict[str, Any], classes: int | None, pretrained: bool = False) -> nn.Module:
@@ -124,7 +143,7 @@ def create(architecture: str, arguments: dict[str, Any], classes: int | None, pr
 
 
 def refuse_unsafe(architecture: str, arguments: dict[str, Any]) -> None:
-    """A file may name a network of timm's and its shape; not a repository or file for timm to open."""
+    """A file may name a network of timm's or transformers' and its shape; not a repository or file for them to open."""
     if ":" in architecture or "/" in architecture:
         raise UnsafeInputError(f"{architecture[:80]!r} is a place to fetch from, not a network", "give --architecture")
     for name in sorted(FETCHING & arguments.keys()):
@@ -144,6 +163,15 @@ def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
             f"the weights do not fit {architecture}: {len(problems)} tensors differ ({'; '.join(problems[:3])})",
             "check --architecture, --model-arg and the number of classes",
         )
+
+
+def _load_transformer(source: str, description: Description) -> Checkpoint:
+    spec, weights = transformer.load(
+        source, description.classes, description.arguments, description.preprocessing, description.pretrained
+    )
+    _check_unique(spec.classes)
+    check_finite(weights, source)
+    return Checkpoint(spec, weights)
 
 
 def _load_timm(source: str, description: Description) -> Checkpoint:
@@ -196,7 +224,9 @@ def _load_pickle(path: Path, description: Description) -> Checkpoint:
 
 def _from_weights(weights: Weights, description: Description, where: str) -> Checkpoint:
     refuse_unsafe(description.architecture, description.arguments)
-    model = create(description.architecture, description.arguments, None)
+    dense = is_dense(description.architecture)
+    builder = make if dense else create
+    model = builder(description.architecture, description.arguments, len(description.classes) or None)
     path = classifier_path(model)
     rows = weights.get(f"{path}.weight")
     if rows is None:
@@ -205,14 +235,16 @@ def _from_weights(weights: Weights, description: Description, where: str) -> Che
             "check --architecture",
         )
     names = description.classes
-    if names and len(names) != len(rows):
+    known = len(rows) - spare_rows(model)
+    if names and len(names) != known:
         raise WrongBaseError(
-            f"{where} has {len(rows)} classes, but {len(names)} class names were given", "give one name a row"
+            f"{where} has {known} classes, but {len(names)} class names were given", "give one name a row"
         )
-    resize(model, path, len(rows))
+    for head in head_paths(model):
+        resize(model, head, len(rows))
     check_fit(model, weights, description.architecture)
     if not names:
-        raise UsageError(f"{where} does not name its {len(rows)} classes", "give --classes-file, or --data DIR")
+        raise UsageError(f"{where} does not name its {known} classes", "give --classes-file, or --data DIR")
     return Checkpoint(_spec(model, description.architecture, description, names), weights)
 
 
@@ -220,10 +252,17 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     rows = classifier_rows(model)
     if len(names) != rows:
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
+    _check_unique(names)
+    if isinstance(model, Dense):
+        stated = Preprocessing.from_json(description.preprocessing)
+        return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
+    return ModelSpec(architecture, description.arguments, tuple(names), _preprocessing(model, description))
+
+
+def _check_unique(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(n for n in names if list(names).count(n) > 1)
         raise DataError(f"two classes are called {twice!r}", "class names must differ")
-    return ModelSpec(architecture, description.arguments, tuple(names), _preprocessing(model, description))
 
 
 def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:

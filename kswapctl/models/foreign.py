@@ -14,6 +14,8 @@ from kswapctl.models.strict import UnfitError, fit, parse
 
 LARGEST_RANK = 4096
 """No layer of a vision network has a larger useful rank."""
+LARGEST_HEADS = 16
+"""No network has a classifier after more layers."""
 LARGEST_CONFIG = 2**18
 """Bytes of a configuration."""
 PREFIX = "base_model.model."
@@ -29,8 +31,8 @@ class Form:
     rank: int
     layers: tuple[str, ...]
     """Adapted layers."""
-    head: str
-    """Path of the classifier where it grew, else empty."""
+    heads: tuple[str, ...]
+    """Paths of the classifiers where they grew, else empty."""
 
 
 def check_config(data: bytes) -> Form:
@@ -46,8 +48,7 @@ def check_config(data: bytes) -> Form:
                 fit(value, _OTHERS.get(key, _is_off), f"adapter_config.json.{key[:80]}")
     except UnfitError as error:
         raise UnsafeInputError(f"not a plain LoRA configuration: {error}") from error
-    saved = config.get("modules_to_save") or [""]
-    return Form(config["r"], tuple(config.get("target_modules") or ()), saved[0])
+    return Form(config["r"], tuple(config.get("target_modules") or ()), tuple(config.get("modules_to_save") or ()))
 
 
 def check_tensors(form: Form, adapter: Mapping[str, Entry], below: Mapping[str, Entry]) -> None:
@@ -69,8 +70,8 @@ def check_tensors(form: Form, adapter: Mapping[str, Entry], below: Mapping[str, 
 
 
 def grown(form: Form, adapter: Mapping[str, Entry], below: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The network's tensors above this adapter: the classifier has grown."""
-    parts = (f"{form.head}.weight", f"{form.head}.bias") if form.head else ()
+    """The network's tensors above this adapter: the classifiers have grown."""
+    parts = [f"{head}.{part}" for head in form.heads for part in ("weight", "bias")]
     return {**below, **{part: adapter[PREFIX + part] for part in parts if PREFIX + part in adapter}}
 
 
@@ -82,13 +83,13 @@ def _expected(form: Form, below: Mapping[str, Entry], adapter: Mapping[str, Entr
         out, *rest = below[f"{layer}.weight"].shape
         named[f"{layer}.lora_A.weight"] = Entry("F32", (form.rank, *rest))
         named[f"{layer}.lora_B.weight"] = Entry("F32", (out, form.rank, *(1 for _ in rest[1:])))
-    if form.head:
-        known = below.get(f"{form.head}.weight")
-        rows = adapter.get(f"{PREFIX}{form.head}.weight")
-        if known is None or rows is None or len(known.shape) != 2 or len(rows.shape) != 2 or rows.shape < known.shape:
-            raise WrongBaseError(f"the adapter grows {form.head}, which is not the model's classifier")
-        named[f"{form.head}.weight"] = Entry("F32", (rows.shape[0], known.shape[1]))
-        named[f"{form.head}.bias"] = Entry("F32", rows.shape[:1])
+    for head in form.heads:
+        known = below.get(f"{head}.weight")
+        rows = adapter.get(f"{PREFIX}{head}.weight")
+        if known is None or rows is None or len(rows.shape) < 2 or rows.shape[:1] < known.shape[:1]:
+            raise WrongBaseError(f"the adapter grows {head}, which is not the model's classifier")
+        named[f"{head}.weight"] = Entry("F32", (rows.shape[0], *known.shape[1:]))
+        named[f"{head}.bias"] = Entry("F32", rows.shape[:1])
     return named
 
 
@@ -111,7 +112,7 @@ _OURS = {
     "r": lambda value: type(value) is int and 1 <= value <= LARGEST_RANK,
     "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < 1e6 and math.isfinite(value),
     "target_modules": _are_paths,
-    "modules_to_save": lambda value: _are_paths(value) and len(value or ()) <= 1,
+    "modules_to_save": lambda value: _are_paths(value) and len(value or ()) <= LARGEST_HEADS,
     "base_model_name_or_path": (None, lambda value: isinstance(value, str) and len(value) <= 200),
     "bias": "none",
 }

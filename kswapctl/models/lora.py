@@ -173,8 +173,7 @@ def delta(a: Tensor, b: Tensor, scale: float) -> Tensor:
 def fold(weights: Mapping[str, Tensor], adapter: Adapter) -> Weights:
     """New weights with the adapter added, in fp32; ``weights`` is not changed.
 
-    A layer that is not there, or a grown classifier that does not begin with the rows below it, is a
-    :class:`WrongBaseError`.
+    A layer that is not there, or a grown classifier that has not the rows below it, is a :class:`WrongBaseError`.
     """
     folded = dict(weights)
     for layer, (a, b) in adapter.factors.items():
@@ -185,10 +184,19 @@ def fold(weights: Mapping[str, Tensor], adapter: Adapter) -> Weights:
         folded[name] = (folded[name].float() + change).to(folded[name].dtype)
     for name, grown in adapter.head.items():
         known = folded.get(name)
-        if known is not None and not torch.equal(grown[: len(known)], known.float()):
+        if known is not None and not _grown_from(known.float(), grown):
             raise WrongBaseError(f"the adapter's classifier {name} was grown from another one")
         folded[name] = grown.clone()
     return folded
+
+
+def _grown_from(known: Tensor, grown: Tensor) -> bool:
+    """Whether ``grown`` has the rows of ``known``, in order: new ones come last, or before the last ("no object")."""
+    more = len(grown) - len(known)
+    if more < 0 or known.shape[1:] != grown.shape[1:]:
+        return False
+    spared = torch.cat([grown[: len(known) - 1], grown[len(grown) - 1 :]])
+    return torch.equal(grown[: len(known)], known) or torch.equal(spared, known)
 
 
 def compose(base: Mapping[str, Tensor], adapters: Iterable[Adapter]) -> Weights:

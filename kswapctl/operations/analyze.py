@@ -16,11 +16,12 @@ from kswapctl.analysis.layers import Profile, change_by_block, gradient_by_block
 from kswapctl.analysis.pictures import draw_before_after, pick_samples
 from kswapctl.data.images import Images
 from kswapctl.errors import NotFoundError, UsageError
-from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.predict import answer, predict
 from kswapctl.evaluation.scores import evaluate
 from kswapctl.operations.look import test_images
-from kswapctl.operations.versions import Composed, load_version
+from kswapctl.operations.versions import Composed, load_version, require_classifier
 from kswapctl.progress import Progress
+from kswapctl.tasks import TASKS
 
 EACH = 2
 """Sample images a class."""
@@ -35,6 +36,7 @@ def analyze(
     for version in versions:
         if not version.number:
             raise UsageError(f"{version.ref} is the base: nothing was changed", "name a version: kswapctl list")
+        require_classifier(registry, version, "analyze")
     if len({v.model for v in versions}) > 1:
         raise UsageError("these are versions of different models", "compare versions of one model")
     profiles: list[Profile] = []
@@ -104,8 +106,9 @@ def _sequence(composed: Sequence[Composed], images: Images, folder: Path, mark: 
     sets = {name: classes for name, classes in last.sets().items() if classes}
     accuracies: dict[str, list[float | None]] = {name: [] for name in sets}
     for one in composed:
-        outputs = predict(one.network(), images.pixels, one.spec.preprocessing)
-        scores = evaluate(outputs, outputs, targets, last.classes, sets)
+        task = TASKS[one.spec.task]
+        answers = answer(task, one.network(), images.pixels, one.spec.preprocessing)
+        scores = evaluate(task, answers, answers, targets, last)
         for name, classes in sets.items():
             score = scores.set(name)
             known = all(c in one.knowledge.classes for c in classes)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from kswap_registry import Registry, Version
 
 from kswapctl.data.images import Images
-from kswapctl.data.sets import Chosen, count, gather
+from kswapctl.data.sets import Chosen, check_marks, count, gather, once
 from kswapctl.data.sources import open_source
 from kswapctl.data.splits import test_part
 from kswapctl.errors import DataError, UsageError
-from kswapctl.evaluation.predict import predict
+from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import Evaluation, evaluate
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device
 from kswapctl.spec import Knowledge
+from kswapctl.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Difference:
 def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progress: Progress) -> Images:
     """The test images of every class the version has a row for, each class from the first source that has it."""
     chosen = _choose(composed.knowledge, data)
+    check_marks(chosen, TASKS[composed.spec.task].marks)
     progress.stage("reading images", count(chosen))
     images = gather(chosen, composed.spec.preprocessing, skip_bad, progress.advance)
     for bad in images.bad:
@@ -60,7 +63,7 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
         source = open_source(name)
         here = left & set(source.classes)
         samples = test_part(source, here)
-        chosen.append((source, samples))
+        chosen.append((source, once(source, samples)))
         left -= {s.label for s in samples}
     if not count(chosen):
         raise DataError(
@@ -76,13 +79,19 @@ def evaluate_version(
     composed = load_version(registry, version)
     base = load_version(registry, registry.resolve(f"{version.model}@base"))
     images = test_images(composed, data, skip_bad, progress)
+    return _evaluate((composed, base), images, composed.knowledge, pick_device(device), progress)
+
+
+def _evaluate(
+    pair: tuple[Composed, Composed], images: Images, knowledge: Knowledge, device: torch.device, progress: Progress
+) -> Evaluation:
+    """Scores of the first beside the second's, by the sets of ``knowledge``."""
     progress.stage("evaluating", 2 * len(images))
-    where = pick_device(device)
-    outputs, before = (
-        predict(c.network().to(where), images.pixels, c.spec.preprocessing, progress.advance) for c in (composed, base)
+    task = TASKS[pair[0].spec.task]
+    answers, before = (
+        answer(task, c.network().to(device), images.pixels, c.spec.preprocessing, progress.advance) for c in pair
     )
-    rows = composed.knowledge.classes
-    return evaluate(outputs, before, images.targets(rows), rows, composed.knowledge.sets())
+    return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge)
 
 
 def compare(registry: Registry, first: Version, second: Version, data: Sequence[str], progress: Progress) -> Difference:
@@ -92,10 +101,7 @@ def compare(registry: Registry, first: Version, second: Version, data: Sequence[
     if not data and not two.knowledge.sources:
         return Difference({}, blocks)
     images = test_images(two, data, skip_bad=False, progress=progress)
-    progress.stage("evaluating", 2 * len(images))
-    outputs = [predict(c.network(), images.pixels, c.spec.preprocessing, progress.advance) for c in (two, one)]
-    rows = two.knowledge.classes
-    scores = evaluate(outputs[0], outputs[1], images.targets(rows), rows, two.knowledge.sets())
+    scores = _evaluate((two, one), images, two.knowledge, pick_device("cpu"), progress)
     return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
 
 

@@ -14,6 +14,7 @@ from kswapctl.errors import UsageError
 from kswapctl.models.blocks import find_blocks
 from kswapctl.models.checkpoint import Checkpoint, Description, build, load
 from kswapctl.models.heads import classifier_path
+from kswapctl.models.transformer import is_repository
 from kswapctl.models.weights import fingerprint, write
 from kswapctl.operations.versions import BASE_FILE
 
@@ -29,7 +30,7 @@ def add_model(
     if data:
         opened = open_source(data)
         data = opened.name
-        if not description.classes and not _names_itself(source):
+        if not description.classes and not (description.pretrained and _names_itself(source)):
             description = dataclasses.replace(description, classes=opened.classes)
     checkpoint = load(source, description)
     return register(registry, name, source, checkpoint, data, command)
@@ -69,6 +70,8 @@ def describe(checkpoint: Checkpoint, data: str) -> dict[str, Any]:
 
 def _names_itself(source: str) -> bool:
     """Whether a local file states its classes, so that the data's need not be taken."""
+    if (Path(source) / "config.json").is_file() or is_repository(source):
+        return True
     if not source.lower().endswith(".safetensors"):
         return False
     from safetensors import SafetensorError, safe_open

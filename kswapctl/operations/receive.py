@@ -172,8 +172,9 @@ def _check_weights(
 
 
 def _check_rows(step: Step, manifest: Manifest, weights: Weights) -> None:
-    rows = weights.get(f"{manifest.base.spec['classifier']}.weight")
-    if rows is None or len(rows) != len(step.state["classes"]):
+    spec = manifest.base.spec
+    rows = checkpoints.class_rows(spec["architecture"], weights.get(f"{spec['classifier']}.weight"))
+    if rows != len(step.state["classes"]):
         raise WrongBaseError(f"version {step.number} names other classes than its classifier has rows")
 
 

@@ -18,7 +18,7 @@ from kswapctl.models.lora import save
 from kswapctl.models.weights import write
 from kswapctl.operations.look import test_images
 from kswapctl.operations.points import point
-from kswapctl.operations.versions import Composed, load_adapters, load_version
+from kswapctl.operations.versions import Composed, load_adapters, load_version, require_classifier
 from kswapctl.progress import Progress
 
 CHECKED = 256
@@ -56,6 +56,7 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
 def export(registry: Registry, version: Version, request: Export, command: str, progress: Progress) -> Parity:
     """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
     _outside(registry, request.output)
+    require_classifier(registry, version, "export")
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
     require_space(request.output.absolute().parent, 2 * _bytes_of(composed))  # int8 and fp16 are written beside fp32

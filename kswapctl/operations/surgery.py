@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from kswapctl.data.images import Images
-from kswapctl.data.sets import Chosen, check_disjoint, count, gather
+from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
 from kswapctl.data.views import make_views, mix_views
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
+from kswapctl.models.dense import Dense
 from kswapctl.models.depths import blocks_at
 from kswapctl.models.heads import Labelled, classifier_path, imprint
 from kswapctl.models.lora import Shape
@@ -24,8 +25,10 @@ from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, one_core_each, pick_device, pick_precision, seed_everything
 from kswapctl.spec import Change, Knowledge, Role, Targets
-from kswapctl.tasks import TASKS
+from kswapctl.tasks import TASKS, Task, flatten
 from kswapctl.training.cache import GIB, Cache
+from kswapctl.training.dense import DenseSubject
+from kswapctl.training.items import item_forward
 from kswapctl.training.loop import Outcome, Plan, train
 from kswapctl.training.pool import Maker, Pool
 from kswapctl.training.screen import SHARE, screen, shortest
@@ -51,25 +54,35 @@ class Bench:
     team: Team
     generator: torch.Generator
 
-    def context(self, subject: Subject) -> Context:
-        """What the method is told."""
-        task = TASKS[self.composed.spec.task]
+    @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return TASKS[self.composed.spec.task]
+
+    def context(self, subject: Subject, pools: Mapping[Role, Pool]) -> Context:
+        """What the method is told; columns of the outputs are rows of the classifier, after the task's spare ones."""
+        changed, kept = (
+            torch.tensor([self.rows.index(name) for name in names], device=subject.device)
+            for names in (self.change.classes, self.known)
+        )
         return Context(
-            task=task,
-            known=subject.known_rows(),
-            chance=task.chance(len(self.rows)),
-            rows=torch.tensor([self.rows.index(name) for name in self.change.classes], device=subject.device),
-            retained=torch.tensor([self.rows.index(name) for name in self.known], device=subject.device),
-            classifier=subject.head,
+            task=self.task,
+            known=subject.known_rows() + self.task.spare,
+            chance=self.task.chance(len(self.rows)),
+            rows=changed + self.task.spare,
+            retained=kept + self.task.spare,
+            gone=changed if self.change.kind == "forget" else changed[:0],
+            classifier=subject.classifier(self.task),
             groups=subject.groups,
             layers=subject.layers,
-            forward=subject.forward,
+            forward=item_forward(subject.forward, pools, self.task),
             widths=subject.widths,
         )
 
     def targets(self, part: str) -> torch.Tensor:
-        """(N,) rows of the images of ``part``."""
-        return self.images[part].targets(self.rows)
+        """(N, ...) targets of the images of ``part``; nothing trains a class forgotten earlier: it has no name here."""
+        forgotten = set(self.composed.knowledge.forgotten) - set(self.change.classes)
+        return self.images[part].targets(tuple(f"\0{c}" if c in forgotten else c for c in self.rows))
 
 
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
@@ -87,7 +100,8 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         pools = _pools(bench, subject, progress)
         if subject.known_rows() < len(rows):
             subject.grow(*_first_rows(bench, subject, pools))
-        context = bench.context(subject)
+        training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
+        context = bench.context(subject, training)
         progress.stage("training", method.steps_of(len(pools["retain"])) * method.cycles)
         done = 0
 
@@ -97,7 +111,6 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             progress.figures(figures)
             done = step
 
-        training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
         validation: dict[Role, Pool] = {"retain": pools["retain held"], change.kind: pools["change held"]}
         plan = Plan(bench.generator, report, team)
         outcome = train(subject, method, context, training, validation, change.targets, plan)
@@ -118,6 +131,8 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
             f"no images of {len(material.missing)} classes that must stay ({', '.join(material.missing[:3])} ...): "
             "name more data with --retain-data"
         )
+    for part in chosen.values():
+        check_marks(part, TASKS[composed.spec.task].marks)
     progress.stage("reading images", sum(map(count, chosen.values())))
     images = {
         part: gather(samples, composed.spec.preprocessing, material.change.skip_bad, progress.advance)
@@ -139,9 +154,10 @@ def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: P
     if method.all_layers:
         chosen = with_all_layers(network, chosen)
     shape = Shape(method.rank, method.scale, method.form == "whole")
-    subject = Subject.prepare(network, every, chosen, shape, dtype)
+    kind = DenseSubject if isinstance(network, Dense) else Subject
+    subject = kind.prepare(network, every, chosen, shape, dtype)
     depths = blocks_at(every)
-    subject.watched = tuple(depths[name] for name in method.watched())
+    subject.watch(tuple(depths[name] for name in method.watched()))
     if choice != AUTO:
         return subject, f"{choice}: as asked" if bench.change.blocks else f"{choice}: the method's choice"
     progress.stage("choosing blocks", 1)
@@ -161,15 +177,15 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     parts: dict[Role, str] = {"retain": "retain", bench.change.kind: "train"}
     for role, part in parts.items():
         targets = bench.targets(part)
-        chosen = _across_classes(targets, bench.method.batch_of(role))
+        wanted = max(1, round(bench.method.batch_of(role) * bench.task.share))
+        chosen = torch.arange(len(targets))[:wanted] if targets.dim() > 1 else _across_classes(targets, wanted)
         pools[role] = maker.make(bench.images[part].pixels[None, chosen], targets[chosen])
-    known = subject.head
+    known = subject.heads()
     if subject.known_rows() < len(bench.rows):
         subject.grow(*_first_rows(bench, subject, {"retain": pools["retain"], "change": pools["learn"]}))
-    norms = screen(
-        subject, bench.method, bench.context(subject), pools, Plan(bench.generator, lambda *_: None, bench.team)
-    )
-    subject.head = known
+    plan = Plan(bench.generator, lambda *_: None, bench.team)
+    norms = screen(subject, bench.method, bench.context(subject, pools), pools, plan)
+    subject.put_back(known)
     return norms
 
 
@@ -184,15 +200,26 @@ def _across_classes(targets: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the new rows, imprinted from the first view of each image."""
-    assert isinstance(subject.head, nn.Linear)
-    learn, retain = (Labelled(pools[part].features[0], pools[part].targets) for part in ("change", "retain"))
-    weight, bias = imprint(learn, retain, subject.head, range(subject.known_rows(), len(bench.rows)))
-    return weight, bias + bench.method.first_bias()
+    """Weight and bias of the new rows: as the network would have them, or imprinted from the untouched images."""
+    known = range(subject.known_rows())
+    new = range(len(known), len(bench.rows))
+    rows = subject.first_rows(len(new))
+    if rows is None:
+        assert isinstance(subject.head, nn.Linear | nn.Conv2d)
+        learn, retain = (_labelled(pools[part], bench.task, subject.widths[-1]) for part in ("change", "retain"))
+        rows = imprint(learn, retain.among(known), subject.head, new)
+    return rows[0], rows[1] + bench.method.first_bias()
+
+
+def _labelled(pool: Pool, task: Task, width: int) -> Labelled:
+    """The classifier's inputs, the last ``width`` of the features, and the rows of the untouched images' items."""
+    features, _, targets, _ = flatten(pool.before_at(torch.tensor(0), torch.arange(len(pool))))
+    return Labelled(features[:, -width:], targets - task.spare)
 
 
 def _maker(bench: Bench, subject: Subject, cache: Cache) -> Maker:
-    return Maker(subject, bench.composed.spec.preprocessing, cache, bench.team, fingerprint(bench.composed.weights))
+    fed, weights = bench.composed.spec.preprocessing, fingerprint(bench.composed.weights)
+    return Maker(subject, bench.task, fed, cache, bench.team, weights)
 
 
 def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool]:
@@ -224,13 +251,14 @@ def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool
 def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> torch.Tensor:
     """(V, N, C, H, W): each image in the method's views, or in fewer where training would not draw them all."""
     pixels, method = bench.images[part].pixels, bench.method
+    still = bool(bench.images[part].marks)
     if held:
-        return make_views(pixels, 1 if role == "retain" else method.views_of(role), seed, method.view_strength)
-    draws = method.steps_of(len(bench.images["retain"])) * method.batch_of(role)
+        return make_views(pixels, 1 if role == "retain" else method.views_of(role), seed, method.view_strength, still)
+    draws = method.steps_of(len(bench.images["retain"])) * method.batch_of(role) * bench.task.share
     wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
     if drawn == 1 < wanted:
-        return mix_views(pixels, 1 / wanted, seed, method.view_strength)
-    return make_views(pixels, min(wanted, drawn), seed, method.view_strength)
+        return mix_views(pixels, 1 / wanted, seed, method.view_strength, still)
+    return make_views(pixels, min(wanted, drawn), seed, method.view_strength, still)
 
 
 def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) -> torch.Tensor:

@@ -14,11 +14,13 @@ from kswapctl.evaluation.predict import predict_each
 from kswapctl.evaluation.scores import Evaluation, evaluate
 from kswapctl.models.blocks import Block, find_blocks
 from kswapctl.models.cut import cut
+from kswapctl.models.dense import Dense
 from kswapctl.models.heads import classifier_path
 from kswapctl.operations.look import test_images
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device
+from kswapctl.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,22 @@ def trace(registry: Registry, version: Version, data: Sequence[str], device: str
     versions = [load_version(registry, v) for v in (base, *registry.stack(version))]
     images = test_images(versions[-1], data, skip_bad=False, progress=progress)
     outputs = predict_versions(versions, images, device, progress)
-    rows = versions[-1].knowledge.classes
-    targets = images.targets(rows)
-    found = []
-    for composed, logits in zip(versions, outputs, strict=True):
-        known = len(composed.knowledge.classes)
-        mine = targets < known  # an image of a class that comes later has no set yet
-        sets = composed.knowledge.sets()
-        scores = evaluate(logits[mine], outputs[0][mine], targets[mine], rows[:known], sets)
-        found.append(Trace(composed.version, scores))
-    return found
+    task = TASKS[versions[0].spec.task]
+    size = (images.pixels.shape[-2], images.pixels.shape[-1])
+    answers = [task.answers(found, size) for found in outputs]
+    every = images.targets(versions[-1].knowledge.classes)
+    traces = []
+    for composed, mine in zip(versions, answers, strict=True):
+        chosen = _known(images, composed.knowledge.classes)
+        targets = (images.targets(composed.knowledge.classes) if images.marks else every)[chosen]
+        scores = evaluate(task, mine[chosen], answers[0][chosen], targets, composed.knowledge)
+        traces.append(Trace(composed.version, scores))
+    return traces
+
+
+def _known(images: Images, classes: Sequence[str]) -> list[int]:
+    """Positions of the images that count: one of a class that comes later has no set yet."""
+    return [i for i, sample in enumerate(images.samples) if images.marks or sample.label in classes]
 
 
 def predict_versions(versions: Sequence[Composed], images: Images, device: str, progress: Progress) -> list[Tensor]:
@@ -66,6 +74,8 @@ def _changed(versions: Sequence[Composed]) -> list[str]:
 
 def _halves(network: nn.Module, changed: Sequence[str]) -> tuple[nn.Module, nn.Module]:
     """``network`` cut below the first block that holds a changed weight; uncut where something else changed."""
+    if isinstance(network, Dense):
+        return nn.Identity(), network
     path = classifier_path(network)
     blocks = find_blocks(network, path)
     inside = [n for n in changed if not n.startswith(f"{path}.")]

@@ -1,8 +1,10 @@
 """What labels mean. Each task is one file; no task knows another."""
 
-from kswapctl.tasks.base import Task
+from kswapctl.tasks.base import Items, Marks, Measured, Task, flatten
 from kswapctl.tasks.classification import Classification
+from kswapctl.tasks.detection import Detection
+from kswapctl.tasks.segmentation import Segmentation
 
-TASKS: dict[str, Task] = {"classification": Classification()}
+TASKS: dict[str, Task] = {t.name: t for t in (Classification(), Detection(), Segmentation())}
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Items", "Marks", "Measured", "Task", "flatten"]

@@ -1,23 +1,117 @@
-"""The protocol of a task: what a method and the evaluation may ask about outputs and targets."""
+"""The protocol of a task: what methods, the loop and the evaluation may ask about outputs and targets.
 
-from typing import Protocol
+A method works on **items**: (N, K) outputs with (N,) targets. What an item is, the task decides: an image, an object
+with the query that answers for it, or a pixel. So a method written for one task serves all.
+"""
 
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
 from torch import Tensor
+
+Marks = Literal["labels", "boxes", "masks"]
+"""How images say what is on them: one label each, boxes with labels, or a label for each pixel."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """S items of each of B images; images with fewer have items whose target is -1."""
+
+    features: Tensor
+    """(B, S, D), the classifier's input."""
+    outputs: Tensor
+    """(B, S, K)."""
+    targets: Tensor
+    """(B, S) columns of ``outputs``, or -1."""
+
+
+class Measured(Protocol):
+    """How the answers of one model to a set of images fare."""
+
+    def count(self, row: int) -> int:
+        """Images on which the class of ``row`` is."""
+        ...
+
+    def images(self, rows: Sequence[int]) -> int:
+        """Images on which one of the classes of ``rows`` is."""
+        ...
+
+    def score(self, rows: Sequence[int]) -> dict[str, float]:
+        """The task's metrics over the classes of ``rows``, in [0, 1], the first the one that decides; NaN for none."""
+        ...
+
+    def taken_for(self, row: int) -> list[tuple[int, float]]:
+        """Up to three rows that the class of ``row`` is answered with, and their shares; -1 for no object at all."""
+        ...
 
 
 class Task(Protocol):
-    """Turns a model's outputs and the targets into losses and scores, one value a sample."""
+    """Turns a network's outputs and the marks of images into items, losses and scores."""
 
     name: str
+    marks: Marks
+    """What the images of the data must have."""
+    metric: str
+    """Name of the score that decides."""
+    spare: int
+    """Columns of items' outputs before the first class: one for "no object", or none."""
+    share: float
+    """Images in a step for each that a method asks for: fewer where an image has many items."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(B,) losses in nats, small where the model knows the targets."""
+        """(N,) losses of items in nats, small where the model knows the targets."""
         ...
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(B,) booleans: the model's answer is the target."""
+        """(N,) booleans: the model's answer to the item is the target."""
         ...
 
     def chance(self, classes: int) -> float:
-        """The loss of a model that knows nothing, in nats: the unit in which bounds are given."""
+        """The loss of a model that knows nothing of an item, in nats: the unit in which bounds are given."""
         ...
+
+    def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """What training must know of images' ``targets``, for a network with ``outputs`` of this shape."""
+        ...
+
+    def known(self, outputs: Tensor, rows: int) -> Tensor:
+        """The part of ``outputs`` that is about the first ``rows`` classes."""
+        ...
+
+    def items(self, features: Tensor, outputs: Tensor, truth: Tensor) -> Items:
+        """The items of B images, from the network's features and outputs."""
+        ...
+
+    def aside(self, outputs: Tensor, truth: Tensor, gone: Tensor) -> Tensor | None:
+        """What training asks besides the method, of what stays and comes: a scalar, or None; ``gone`` rows go."""
+        ...
+
+    def answers(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
+        """What is kept of B images' outputs to measure them; ``size`` is the input's height and width."""
+        ...
+
+    def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
+        """Compare answers with targets for a classifier of ``rows``; for those ``gone`` nothing is right any more."""
+        ...
+
+
+def flatten(items: Items) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(N, D) features, (N, K) outputs, (N,) targets of the items that have one, and (B, S) booleans: which."""
+    there = items.targets >= 0
+    return items.features[there], items.outputs[there], items.targets[there], there
+
+
+def commonest(answers: Tensor) -> list[tuple[int, float]]:
+    """Up to three values of (N,) integers, the commonest first, with their share of all."""
+    counts = Counter(answers.tolist())
+    return [(value, count / counts.total()) for value, count in counts.most_common(3)]
+
+
+def select(targets: Tensor, rows: Sequence[int]) -> Tensor:
+    """Booleans in the shape of ``targets``: which of them are among ``rows``."""
+    return torch.isin(targets, torch.tensor(list(rows), dtype=targets.dtype, device=targets.device))

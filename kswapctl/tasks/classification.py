@@ -1,15 +1,25 @@
-"""Classification: one label an image."""
+"""Classification: one label an image; an item is an image."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from kswapctl.tasks.base import Items, Marks, commonest, select
 
 
 class Classification:
     """(B, K) logits against (B,) class indices."""
 
     name = "classification"
+    marks: Marks = "labels"
+    metric = "accuracy"
+    spare = 0
+    share = 1.0
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(B,) cross-entropies in nats."""
@@ -22,3 +32,51 @@ class Classification:
     def chance(self, classes: int) -> float:
         """Ln K, the cross-entropy of a uniform guess, in nats."""
         return math.log(classes)
+
+    def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """The targets themselves."""
+        return targets
+
+    def known(self, outputs: Tensor, rows: int) -> Tensor:
+        """The first columns."""
+        return outputs[..., :rows]
+
+    def items(self, features: Tensor, outputs: Tensor, truth: Tensor) -> Items:
+        """One item an image."""
+        return Items(features[:, None], outputs[:, None], truth[:, None])
+
+    def aside(self, outputs: Tensor, truth: Tensor, gone: Tensor) -> None:
+        """Nothing: the label is all there is."""
+
+    def answers(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B,) rows."""
+        return outputs.argmax(dim=-1)
+
+    def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Accuracy:
+        """Accuracy over images."""
+        return Accuracy(answers, targets)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """(N,) rows that were answered, beside the labels."""
+
+    answers: Tensor
+    targets: Tensor
+
+    def count(self, row: int) -> int:
+        """Images with this label."""
+        return int((self.targets == row).sum())
+
+    def images(self, rows: Sequence[int]) -> int:
+        """Images with one of these labels."""
+        return int(select(self.targets, rows).sum())
+
+    def score(self, rows: Sequence[int]) -> dict[str, float]:
+        """Share of the images with one of these labels that are answered rightly."""
+        chosen = select(self.targets, rows)
+        return {"accuracy": (self.answers[chosen] == self.targets[chosen]).float().mean().item()}
+
+    def taken_for(self, row: int) -> list[tuple[int, float]]:
+        """The commonest answers to images with this label."""
+        return commonest(self.answers[self.targets == row])

@@ -9,11 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from kswapctl.errors import DivergedError
-from kswapctl.methods import Context, Method, Seen
+from kswapctl.methods import Context, Method
 from kswapctl.models.lora import Adapter
 from kswapctl.spec import Role, Targets
+from kswapctl.training.items import item_pools, sort_items
 from kswapctl.training.optimiser import build_optimiser, cosine, perturbed, shrink
-from kswapctl.training.pool import CHUNK, Pool
+from kswapctl.training.pool import Pool, chunk_of
 from kswapctl.training.subject import Subject
 from kswapctl.training.team import ALONE, Team
 
@@ -58,7 +59,8 @@ def train(
     Only the end of a cycle counts, where the learning rate has fallen to zero: before, weights are still on their way.
     A loss or a weight that is not finite, and a change of exactly nothing, are a :class:`DivergedError`.
     """
-    method.prepare(context, pools)
+    items = item_pools(pools, context.rows)
+    method.prepare(context, items)
     optimiser = build_optimiser(subject, method)
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
@@ -76,17 +78,21 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             with perturbed(trained, method.noise):
                 losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+                if not losses:  # these images have no item of some role
+                    continue
                 method.backward(context, losses)
             plan.team.average(trained)
             optimiser.step()
             if method.proximal and method.sparsity:
                 shrink(optimiser, subject.emptied(), method.sparsity)
         if within == length:
-            method.finish(context, pools)
+            method.finish(context, items)
             lost = subject.settle()
         if within % method.check_every == 0 or within == length:
             _lift(subject, [*pools.values(), *validation.values()])
-            figures = {"loss": sum(x.item() for x in losses.values())} | validate(subject, validation, plan.team)
+            figures = {"loss": sum(x.item() for x in losses.values())} | validate(
+                subject, context, validation, plan.team
+            )
             _check_finite(figures["loss"], step)
             history.append({"step": step} | figures)
             plan.report(step, figures)
@@ -117,23 +123,33 @@ def meets(figures: Mapping[str, float], targets: Targets, kind: str) -> bool:
 
 
 @torch.no_grad()
-def validate(subject: Subject, pools: Pools, team: Team) -> dict[str, float]:
-    """Accuracy of each role's pool over its views, now; and of the retained before the operation."""
+def validate(subject: Subject, context: Context, pools: Pools, team: Team) -> dict[str, float]:
+    """Share of each role's items that are right, over the views, now; and of the retained before the operation."""
     figures: dict[str, float] = {}
     for role, pool in pools.items():
-        targets = pool.targets.repeat(len(pool.activations))
         flat = pool.activations.flatten(0, 1)
         part = team if len(flat) >= team.size else ALONE
-        answers = [
-            subject.forward(pool.prepare(activations))[1].argmax(dim=-1)
-            for activations in flat[part.share(len(flat))].split(CHUNK)
-        ]
-        correct = part.join(torch.cat(answers), len(flat)) == targets
-        figures[role] = correct.float().mean().item()
+        mine = part.share(len(flat))
+        items = []
+        chunk = chunk_of(flat)
+        for start in range(mine.start, mine.stop, chunk):
+            activations = pool.prepare(flat[start : min(start + chunk, mine.stop)])
+            which = torch.arange(start, start + len(activations), device=pool.truth.device) % len(pool)
+            items.append(context.task.items(*subject.forward(activations), pool.truth[which]))
+        outputs, targets = (
+            part.join(torch.cat(parts), len(flat))
+            for parts in zip(*((i.outputs, i.targets) for i in items), strict=True)
+        )
+        figures[role] = _right(context, outputs, targets, role)
         if role == "retain":
-            before = pool.outputs.flatten(0, 1).argmax(dim=-1)
-            figures["retain before"] = (before == targets).float().mean().item()
+            figures["retain before"] = _right(context, pool.before.outputs, pool.before.targets, role)
     return figures
+
+
+def _right(context: Context, outputs: Tensor, targets: Tensor, role: Role) -> float:
+    """Share of the items of ``role`` whose answer is right, of (B, S, K) outputs and (B, S) targets."""
+    mine = (targets >= 0) & (torch.isin(targets, context.rows) != (role == "retain"))
+    return context.task.correct(outputs[mine], targets[mine]).float().mean().item()
 
 
 Picks = Mapping[Role, tuple[Tensor, Tensor]]
@@ -148,29 +164,27 @@ def batch_losses(
     draws: Mapping[Role, Iterator[Tensor]],
     plan: Plan,
 ) -> dict[str, Tensor]:
-    """The method's losses on one joined batch."""
+    """The method's losses on one joined batch, and what the task asks aside; nothing where a role has no item."""
     picks: dict[Role, tuple[Tensor, Tensor]] = {}
     for role, pool in pools.items():
-        size = min(method.batch_of(role), len(pool))
+        size = min(max(1, round(method.batch_of(role) * context.task.share)), len(pool))
         images = torch.stack([next(draws[role]) for _ in range(size)])
         views = torch.randint(len(pool.activations), (size,), generator=plan.generator)
         picks[role] = views.to(subject.device, non_blocking=True), images.to(subject.device, non_blocking=True)
     count = sum(len(images) for _, images in picks.values())
-    features = plan.team.join(subject.features(_rows(pools, picks, plan.team.share(count))), count)
-    outputs = subject.outputs(features)
-    seen: dict[Role, Seen] = {}
+    features, outputs = subject.see(_rows(pools, picks, plan.team.share(count)), plan.team, count)
+    now, before, aside = [], [], []
     start = 0
     for role, (views, images) in picks.items():
-        rows = slice(start, start := start + len(images))
-        pool = pools[role]
-        seen[role] = Seen(
-            targets=pool.targets[images],
-            features=features[rows],
-            outputs=outputs[rows],
-            before_features=pool.features[views, images],
-            before=pool.outputs[views, images],
-        )
-    return method.loss(context, seen)
+        part = slice(start, start := start + len(images))
+        truth = pools[role].truth[images]
+        now.append(context.task.items(features[part], outputs[part], truth))
+        before.append(pools[role].before_at(views, images))
+        aside.append(context.task.aside(outputs[part], truth, context.gone))
+    seen = {r: s for r, s in sort_items(now, before, context.rows, method.kind).items() if r in pools}
+    if not all(len(s.targets) for s in seen.values()):
+        return {}
+    return dict(method.loss(context, seen)) | {f"aside {i}": a for i, a in enumerate(aside) if a is not None}
 
 
 def _rows(pools: Pools, picks: Picks, mine: slice) -> Tensor:

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
 from kswapctl.models.threads import run_spread
-from kswapctl.models.weights import Weights
+from kswapctl.models.weights import Weights, fingerprint
 from kswapctl.spec import Preprocessing
+from kswapctl.tasks import Items, Task
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.subject import Subject
 from kswapctl.training.team import ALONE, Team
 
 CHUNK = 256
-"""Images per frozen forward."""
+"""Most images per frozen forward."""
+AREA = CHUNK * 64 * 64
+"""Most pixels of them."""
 
 
 @dataclass
@@ -26,12 +29,10 @@ class Pool:
 
     activations: Tensor
     """(V, N, ...) at the cut, or, uncached, (V, N, C, H, W) uint8 pixels."""
-    targets: Tensor
-    """(N,) rows of the classifier."""
-    features: Tensor
-    """(V, N, D) before the operation."""
-    outputs: Tensor
-    """(V, N, K_known) before the operation."""
+    truth: Tensor
+    """(N, ...) what the task must know of the images' targets."""
+    before: Items
+    """(V * N, S, ...) items before the operation, outputs (V * N, S, K_known); view by view."""
     order: Tensor
     """Positions in 0 .. N - 1 to draw from; one that stands twice is drawn twice as often."""
     prepare: Callable[[Tensor], Tensor]
@@ -40,7 +41,12 @@ class Pool:
     """Whether ``activations`` are at the cut."""
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.truth)
+
+    def before_at(self, views: Tensor, images: Tensor) -> Items:
+        """(B, S, ...) items of images in certain views, before the operation."""
+        place = views * len(self) + images
+        return Items(self.before.features[place], self.before.outputs[place], self.before.targets[place])
 
     @torch.no_grad()
     def lift(self, between: nn.Module, subject: Subject) -> None:
@@ -58,6 +64,7 @@ class Maker:
     """Makes the pools of one operation."""
 
     subject: Subject
+    task: Task
     preprocessing: Preprocessing
     cache: Cache
     team: Team
@@ -73,49 +80,61 @@ class Maker:
         """
         flat = views.flatten(0, 1)
         device, dtype = self.subject.device, self.subject.dtype
-        one = self._below(flat[:1])
-        shape = (len(flat), *one.shape[1:])
-        self.subject.features(one)  # tells how wide they are, also where what follows is recalled
-        place = (self.subject.blocks[0].name, *self.subject.watched)
+        example = self._below(flat[:1])
+        shape = (len(flat), *example.shape[1:])
+        _, outputs = self.subject.forward(example)  # also tells how wide features are, where the rest is recalled
+        truth = self.task.truth(targets, outputs).to(device)
+        place = (self.subject.blocks[0].name, *self.subject.watched, fingerprint({"truth": truth}))
         key = key_of(self.weights, *place, str(dtype), str(self.subject.known_rows()), torch.__version__, flat)
         if found := self.cache.recall(key, shape, dtype):
             activations, before = found
         else:
             room = self.cache.allocate(key, shape, dtype, device)
-            before = self._fill(flat, room)
+            before = self._fill(flat, truth, room)
             self.cache.keep(key, before)
             activations = flat if room is None else room
         cached = activations is not flat
         return Pool(
             activations=activations.unflatten(0, views.shape[:2]),
-            targets=targets.to(device),
+            truth=truth,
+            before=Items(**{name: tensor.to(device) for name, tensor in before.items()}),
             order=torch.arange(len(targets)) if order is None else order,
-            features=before["features"].to(device).unflatten(0, views.shape[:2]),
-            outputs=before["outputs"].to(device).unflatten(0, views.shape[:2]),
             prepare=(lambda batch: batch.to(device, non_blocking=True)) if cached else self._below,
             cached=cached,
         )
 
-    def _fill(self, flat: Tensor, room: Tensor | None) -> dict[str, Tensor]:
-        """Write activations to ``room``, if there is any, and return the features and outputs of ``flat``."""
+    def _fill(self, flat: Tensor, truth: Tensor, room: Tensor | None) -> dict[str, Tensor]:
+        """Write activations to ``room``, if there is any, and return the items of ``flat``."""
         team = self.team if len(flat) >= self.team.size else ALONE
         mine = team.share(len(flat))
-        kept, features = [], []
-        for start in range(mine.start, mine.stop, CHUNK):
-            activations = self._below(flat[start : min(start + CHUNK, mine.stop)])
+        kept: list[Tensor] = []
+        items: list[Items] = []
+        chunk = chunk_of(flat)
+        for start in range(mine.start, mine.stop, chunk):
+            activations = self._below(flat[start : min(start + chunk, mine.stop)])
             if room is not None and team.size == 1:
                 room[start : start + len(activations)] = activations
             elif room is not None:
                 kept.append(activations)
-            features.append(self.subject.features(activations))
+            features, outputs = self.subject.forward(activations)
+            which = torch.arange(start, start + len(activations), device=truth.device) % len(truth)
+            known = self.task.known(outputs, self.subject.known_rows())
+            items.append(self.task.items(features, known, truth[which]))
         if kept and room is not None:
             room.copy_(team.join(torch.cat(kept), len(flat)))
-        joined = team.join(torch.cat(features), len(flat))
-        return {"features": joined, "outputs": self.subject.outputs(joined)[:, : self.subject.known_rows()]}
+        return {
+            name: team.join(torch.cat([getattr(part, name) for part in items]), len(flat))
+            for name in ("features", "outputs", "targets")
+        }
 
     def _below(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.subject.device, non_blocking=True)
         return _run(self.subject.below, normalise(pixels, self.preprocessing), self.subject)
+
+
+def chunk_of(images: Tensor) -> int:
+    """How many of (N, ...) ``images`` or activations go through the network at once."""
+    return max(1, min(CHUNK, AREA // images[0].shape[-2:].numel()))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from kswapctl.methods import Context, Method
+from kswapctl.training.items import item_pools
 from kswapctl.training.loop import Plan, Pools, batch_losses, draw
 from kswapctl.training.subject import Subject
 
@@ -21,10 +22,12 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
 
     Of adapters it is the gradient of B: that of A is zero while B is.
     """
-    method.prepare(context, pools)
+    method.prepare(context, item_pools(pools, context.rows))
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     roles = method.passes(1)[0]
-    method.backward(context, batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan))
+    losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+    if losses:
+        method.backward(context, losses)
     norms = {}
     for name, parameters in subject.groups.items():
         gradients = [p.grad.norm() for p in parameters if p.grad is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from kswapctl.models.heads import GrowingHead, classifier_path
 from kswapctl.models.lora import Adapter, Layer, Shape, extract, fresh_layers
 from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
+from kswapctl.tasks import Task
+from kswapctl.training.team import Team
 
 
 @dataclass
@@ -71,6 +73,10 @@ class Subject:
         below, above = _halves(model, path, every, blocks)
         return cls(model, below, above, head, path, layers, tuple(every), tuple(blocks), shape, dtype)
 
+    def classifier(self, task: Task) -> nn.Module:
+        """The classifier that decides, in the columns of the task's items."""
+        return self.head
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -94,6 +100,15 @@ class Subject:
     def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) features before the classifier, behind those of watched blocks, and (B, K) outputs, both fp32."""
         features = self.features(activations)
+        return features, self.outputs(features)
+
+    def watch(self, paths: tuple[str, ...]) -> None:
+        """Put the pooled outputs of these blocks before the features."""
+        self.watched = paths
+
+    def see(self, activations: Tensor, team: Team, count: int) -> tuple[Tensor, Tensor]:
+        """Features and outputs of a whole batch of ``count``, of which each process ran its share."""
+        features = team.join(self.features(activations), count)
         return features, self.outputs(features)
 
     def features(self, activations: Tensor) -> Tensor:
@@ -137,6 +152,18 @@ class Subject:
         """Append trainable rows (new, D) with ``bias`` (new,) to the classifier."""
         assert isinstance(self.head, nn.Linear)
         self.head = GrowingHead(self.head, rows, bias)
+
+    def first_rows(self, new: int) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of ``new`` rows to begin with; None: their classes' features tell them."""
+        return None
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The classifier as it is, for :meth:`put_back`."""
+        return {self.path: self.head}
+
+    def put_back(self, heads: Mapping[str, nn.Module]) -> None:
+        """Undo :meth:`grow`."""
+        self.head = heads[self.path]
 
     def new_rows(self) -> list[nn.Parameter]:
         """Weight and bias of the classes being learned; empty where the classifier does not grow."""

@@ -1,0 +1,109 @@
+"""Images with boxes, in COCO's JSON: one file a part, beside the folder of its images. What does not fit is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kswapctl.data.marks import Box, Boxes
+from kswapctl.data.sources import SPLITS, Sample, Source
+from kswapctl.errors import DataError, UnsafeInputError
+
+SLACK = 2.0
+"""Pixels by which a box may leave its image: annotations are rounded, and then cut at the border."""
+
+
+def find_parts(place: Path) -> dict[str, Path]:
+    """Part to JSON file of a folder (``train.json``, ``test.json`` ...), or the one file itself."""
+    if place.suffix.lower() == ".json":
+        return {place.stem if place.stem.lower() in SPLITS else "": place}
+    found = {p.stem: p for p in sorted(place.glob("*.json")) if p.stem.lower() in SPLITS}
+    if "test" in found:
+        found = {k: v for k, v in found.items() if SPLITS[k.lower()] == "train" or k == "test"}
+    return found
+
+
+def open_coco(place: Path) -> Source:
+    """The images that the JSON files at ``place`` list, one sample for each class on an image."""
+    marks: dict[str, Boxes] = {}
+    samples: list[Sample] = []
+    root = place if place.is_dir() else place.parent
+    for part, file in find_parts(place).items():
+        for key, boxes in _read_part(file, root).items():
+            marks[key] = boxes
+            samples += [Sample(key, label, SPLITS[part.lower()]) for label in sorted({b.label for b in boxes.boxes})]
+    if not samples:
+        raise DataError(f"no image in {place} has a box", "it needs annotations of at least one class")
+    return Source(str(place), tuple(samples), lambda s: (root / s.key).read_bytes(), "boxes", lambda key, _: marks[key])
+
+
+def _read_part(file: Path, root: Path) -> dict[str, Boxes]:
+    """File name of each image, from ``root``, to its boxes."""
+    parsed = _parse(file)
+    categories = {c["id"]: str(c["name"]) for c in parsed["categories"]}
+    folder = file.parent / file.stem
+    folder = folder if folder.is_dir() else file.parent
+    there = set(os.listdir(folder))
+    images = {}
+    for image in parsed["images"]:
+        name = Path(str(image["file_name"]))
+        if name.is_absolute() or ".." in name.parts:
+            raise UnsafeInputError(f"{file.name} lists {name}, which leads out of {folder.name}", "correct the list")
+        if image["file_name"] not in there and not (folder / image["file_name"]).is_file():
+            raise DataError(f"{file.name} lists {image['file_name']}, which does not exist", f"put it into {folder}")
+        images[image["id"]] = image
+    boxes: dict[Any, list[Box]] = defaultdict(list)
+    for annotation in parsed["annotations"]:
+        boxes[annotation["image_id"]].append(_box(annotation, images, categories, file.name))
+    return {
+        str((folder / image["file_name"]).relative_to(root)): Boxes(tuple(boxes[index]))
+        for index, image in images.items()
+    }
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name} cannot be read: {error}", "it must be JSON as COCO writes it") from error
+    needed = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name")}
+    needed["annotations"] = ("id", "image_id", "category_id", "bbox")
+    for name, keys in needed.items():
+        listed = parsed.get(name) if isinstance(parsed, dict) else None
+        if not isinstance(listed, list):
+            raise DataError(f"{file.name} has no list of {name}", "it must be JSON as COCO writes it")
+        for number, entry in enumerate(listed, start=1):
+            lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if lacking:
+                raise DataError(f"entry {number} of the {name} in {file.name} has no {lacking[0]!r}")
+    return dict(parsed)
+
+
+def _box(annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, str], file: str) -> Box:
+    name = f"annotation {annotation['id']} of {file}"
+    image = images.get(annotation["image_id"])
+    if image is None:
+        raise DataError(f"{name} is of image {annotation['image_id']}, which is not listed", "remove it, or list it")
+    if annotation["category_id"] not in categories:
+        raise DataError(
+            f"{name} has the category {annotation['category_id']}, which is not listed", "add it to the categories"
+        )
+    width, height = image["width"], image["height"]
+    try:
+        left, top, wide, high = (float(v) for v in annotation["bbox"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} has the box {annotation['bbox']!r}", "a box is [left, top, width, height]") from error
+    inside = left >= -SLACK and top >= -SLACK and left + wide <= width + SLACK and top + high <= height + SLACK
+    if not (wide > 0 and high > 0 and inside):
+        raise DataError(
+            f"{name} has a box outside its image {image['file_name']} of {width} x {height}: {annotation['bbox']}",
+            "a box is [left, top, width, height], in pixels",
+        )
+    right, bottom = min(left + wide, width), min(top + high, height)
+    left, top = max(left, 0.0), max(top, 0.0)
+    place = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
+    return Box(categories[annotation["category_id"]], place, bool(annotation.get("iscrowd", 0)))

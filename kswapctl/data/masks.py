@@ -1,0 +1,78 @@
+"""Images with indexed PNG masks: ``classes.txt``, and in each part ``images/`` and ``masks/`` with the same names."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from kswapctl.data.marks import Mask
+from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source
+from kswapctl.errors import DataError
+
+CLASSES = "classes.txt"
+"""One class name a line, in the order of the masks' indices."""
+VOID = "void"
+"""The name in ``classes.txt`` of what counts for nothing."""
+BORDER = 255
+"""An index that counts for nothing whatever ``classes.txt`` says, as in Pascal VOC."""
+
+
+def open_masks(root: Path) -> Source:
+    """The images of ``root``, one sample for each class on an image; every mask is opened, and checked."""
+    names = tuple(line.strip() for line in (root / CLASSES).read_text().splitlines() if line.strip())
+    parts = {p.name: p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and (p / "masks").is_dir()}
+    if "test" in parts:
+        parts = {k: v for k, v in parts.items() if SPLITS[k.lower()] == "train" or k == "test"}
+    if (root / "masks").is_dir():
+        parts[""] = root
+    samples: list[Sample] = []
+    masks: dict[str, Path] = {}
+    for part, folder in parts.items():
+        for file in sorted(p for p in (folder / "images").iterdir() if p.suffix.lower() in IMAGES):
+            key = str(file.relative_to(root))
+            masks[key] = folder / "masks" / f"{file.stem}.png"
+            present = _present(masks[key], file, names)
+            samples += [Sample(key, names[i], SPLITS[part.lower()]) for i in present]
+    if not samples:
+        raise DataError(f"no images with masks in {root}", "expected DIR/train/images/ and DIR/train/masks/")
+
+    def mark(key: str, size: tuple[int, int]) -> Mask:
+        with Image.open(masks[key]) as opened:
+            resized = opened.resize(size[::-1], Image.Resampling.NEAREST)
+        return Mask(_without_void(np.asarray(resized), names), names)
+
+    return Source(str(root), tuple(samples), lambda s: (root / s.key).read_bytes(), "masks", mark)
+
+
+def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
+    """Indices of the classes in a mask; another size than the image's, or an unknown index, is a :class:`DataError`."""
+    if not mask.is_file():
+        raise DataError(f"{image.name} has no mask {mask.parent.name}/{mask.name}", "add it, or remove the image")
+    try:
+        with Image.open(mask) as opened, Image.open(io.BytesIO(image.read_bytes())) as picture:
+            if opened.size != picture.size:
+                raise DataError(
+                    f"mask {mask.name} has {opened.width} x {opened.height} pixels, "
+                    f"its image {image.name} {picture.width} x {picture.height}",
+                    "a mask has the size of its image",
+                )
+            if opened.mode not in {"P", "L"}:
+                raise DataError(f"mask {mask.name} is no indexed PNG (its mode is {opened.mode})", "save indices")
+            indices = np.unique(np.asarray(opened))
+    except OSError as error:
+        raise DataError(f"mask {mask.name} cannot be read ({error})", "restore it") from error
+    unknown = [int(i) for i in indices if i >= len(names) and i != BORDER]
+    if unknown:
+        raise DataError(
+            f"mask {mask.name} has the index {unknown[0]}, but {CLASSES} names {len(names)} classes",
+            f"add its name, or use {BORDER} for what counts for nothing",
+        )
+    return [int(i) for i in indices if i < len(names) and names[i] != VOID]
+
+
+def _without_void(indices: npt.NDArray[np.uint8], names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    return np.where(indices == names.index(VOID), BORDER, indices).astype(np.uint8) if VOID in names else indices.copy()

@@ -1,0 +1,132 @@
+"""Load a detector or segmenter as transformers keeps it: a folder, or a repository of the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import Tensor
+
+from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
+from kswapctl.models.families import FAMILIES, PREFIX, Family, adopt, arguments_of, configure, kind_of, make
+from kswapctl.spec import ModelSpec, Preprocessing
+
+CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
+USUAL: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+"""ImageNet's, which nearly all of these networks are fed with."""
+SIDE = 640
+"""Height and width of the input where nothing says it."""
+
+
+def is_folder(source: str) -> bool:
+    """Whether ``source`` is a folder with a configuration of transformers."""
+    return (Path(source) / CONFIG).is_file()
+
+
+def is_repository(source: str) -> bool:
+    """Whether ``source`` looks like ORG/NAME, and is nothing on this disk."""
+    return (
+        source.count("/") == 1 and ":" not in source and not Path(source).exists() and not source.startswith((".", "/"))
+    )
+
+
+def load(
+    source: str, classes: tuple[str, ...], stated: dict[str, Any], preprocessing: dict[str, Any], pretrained: bool
+) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The specification and tensors of ``source``; ``stated`` may give the input's ``height`` and ``width``."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    config = _config(source)
+    family = FAMILIES[config.model_type]
+    architecture = PREFIX + config.model_type
+    names = classes or tuple(config.id2label[index] for index in sorted(config.id2label))
+    arguments = arguments_of(config)
+    if getattr(config, "two_stage", False):
+        raise UsageError(f"{source} is a two-stage Deformable DETR", "use one of a single stage, or RT-DETR")
+    if pretrained:
+        if len(config.id2label) != len(names):
+            raise WrongBaseError(
+                f"{source} has {len(config.id2label)} classes, but {len(names)} class names were given",
+                "give one name a row",
+            )
+        weights = _weights(source, family, configure(architecture, arguments, len(names)))
+    else:
+        weights = {k: v.detach().clone() for k, v in make(architecture, arguments, len(names)).state_dict().items()}
+    fed = _preprocessing(source, config, stated, preprocessing)
+    return ModelSpec(architecture, arguments, names, fed, family.form.task), weights
+
+
+def _config(source: str) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotFoundError(
+            f"{source} has no configuration that transformers reads ({_first_line(error)})",
+            "give a folder with config.json and model.safetensors, or the name of a repository",
+        ) from error
+    if config.model_type not in FAMILIES:
+        raise UsageError(
+            f"{source} is of the kind {config.model_type!r}, which kswapctl cannot change",
+            nearest(config.model_type, FAMILIES),
+        )
+    return config
+
+
+def _weights(source: str, family: Family, config: Any) -> dict[str, Tensor]:
+    try:
+        network, told = kind_of(family).from_pretrained(  # type: ignore[attr-defined]
+            source, config=config, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the weights of {source} cannot be loaded ({_first_line(error)})",
+            "it needs a model.safetensors that fits its config.json; or say --no-pretrained",
+        ) from error
+    if told["missing_keys"]:
+        raise WrongBaseError(
+            f"{source} lacks {len(told['missing_keys'])} tensors, such as {min(told['missing_keys'])}",
+            "it was saved for another task: save the whole network",
+        )
+    tensors = adopt(network, family).state_dict()
+    return {k: v.detach().float().clone() if v.is_floating_point() else v.clone() for k, v in tensors.items()}
+
+
+def _preprocessing(source: str, config: Any, stated: dict[str, Any], preprocessing: dict[str, Any]) -> Preprocessing:
+    """As the image processor says, but stretched to one size: boxes and masks then need no cutting."""
+    said: dict[str, Any] = USUAL | _processor(source)
+    if said.get("do_normalize") is False:
+        said |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    size = said.get("size")
+    side = getattr(config, "image_size", None) or SIDE
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    if isinstance(size, dict):
+        height = size.get("height") or size.get("shortest_edge") or height
+        width = size.get("width") or size.get("shortest_edge") or width
+    height, width = stated.get("height", height), stated.get("width", width)
+    return Preprocessing(
+        input_size=(3, int(height or SIDE), int(width or SIDE)),
+        mean=tuple(map(float, preprocessing.get("mean") or said["image_mean"])),
+        std=tuple(map(float, preprocessing.get("std") or said["image_std"])),
+        interpolation="bilinear",
+        crop_mode="squash",
+    )
+
+
+def _processor(source: str) -> dict[str, Any]:
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(source, PROCESSOR, _raise_exceptions_for_missing_entries=False)
+        said = json.loads(Path(path).read_text()) if path else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{PROCESSOR} of {source} cannot be read ({_first_line(error)})") from error
+    if not isinstance(said, dict):
+        raise DataError(f"{PROCESSOR} of {source} is no JSON object")
+    return said
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]

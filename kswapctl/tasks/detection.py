@@ -1,0 +1,150 @@
+"""Detection: objects with boxes; an item is an object and the query that answers for it.
+
+Queries and objects are matched as in DETR (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020).
+Scores are brought to one form, log-odds against "no object" in column 0, whether a network answers with sigmoids or
+with a softmax. A method sees the classification of objects only: boxes, the queries without an object and the layers
+below the last are trained aside, and never on what is forgotten, since a worse box is no forgetting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
+
+from kswapctl.tasks.base import Items, Marks, Measured
+from kswapctl.tasks.boxes import Precision
+
+FLOOR = 0.05
+"""Lowest score of an answer that is reported: Detectron2's and MMDetection's threshold at test time."""
+MOST = 100
+"""Most answers an image, as COCO counts."""
+PRIOR = 0.01
+"""Score that an untrained head gives any class anywhere (Lin et al., Focal Loss, ICCV 2017)."""
+CLASS_COST, BOX_COST, OVERLAP_COST = 2.0, 5.0, 2.0
+"""Of the matching and of the boxes' losses (Zhu et al., Deformable DETR, ICLR 2021)."""
+FOCUS = 2.0
+"""Exponent of the focal loss for what is trained aside."""
+
+
+class Detection:
+    """(B, L, Q, 4 + 1 + K) outputs of L layers, the last one deciding: box (centre and size), no object, K classes.
+
+    Targets are (B, M, 6): row, box, 1 for a crowd; the row is -1 where an image has fewer objects.
+    """
+
+    name = "detection"
+    marks: Marks = "boxes"
+    metric = "mAP"
+    spare = 1
+    share = 0.125
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N,) cross-entropies of objects against their class or no object, in nats."""
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N,) booleans: the class is the best one, and would be reported."""
+        best = outputs[:, 1:].argmax(dim=-1) + 1
+        reported = outputs.softmax(dim=-1).gather(1, best[:, None])[:, 0] >= FLOOR
+        return (best == targets) & reported
+
+    def chance(self, classes: int) -> float:
+        """The loss of an untrained head, -ln 0.01, in nats: no object is what it answers, whatever K is."""
+        return -math.log(PRIOR)
+
+    def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """(B, M, 5) without crowds."""
+        kept = targets[..., :5].clone()
+        kept[..., 0][targets[..., 5] > 0] = -1
+        return kept
+
+    def known(self, outputs: Tensor, rows: int) -> Tensor:
+        """The box, no object, and the first classes."""
+        return outputs[..., : 5 + rows]
+
+    def items(self, features: Tensor, outputs: Tensor, truth: Tensor) -> Items:
+        """One item an object; ``features`` is (B, Q, D) of the last layer."""
+        queries, targets = match(outputs[:, -1], truth)  # (B, M)
+        last = outputs[:, -1, :, 4:]
+        features, last = (t.gather(1, queries[..., None].expand(-1, -1, t.shape[-1])) for t in (features, last))
+        return Items(features, last, torch.where(targets >= 0, targets + 1, -1))
+
+    def aside(self, outputs: Tensor, truth: Tensor, gone: Tensor) -> Tensor:
+        """Boxes of what is not ``gone``, and the classes that no method sees, averaged over the layers."""
+        layers = outputs.unbind(1)
+        terms = [_layer_loss(layer, truth, gone, last=index == len(layers) - 1) for index, layer in enumerate(layers)]
+        return torch.stack(terms).mean()
+
+    def answers(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, MOST, 6): row (-1 for none), score, and two corners in [0, 1]."""
+        boxes, scores = outputs[:, -1, :, :4], outputs[:, -1, :, 4:].softmax(dim=-1)[..., 1:]
+        best, place = scores.flatten(1).topk(min(MOST, scores[0].numel()))
+        query, row = place // scores.shape[-1], place % scores.shape[-1]
+        corners = box_convert(boxes, "cxcywh", "xyxy").clamp(0, 1)
+        corners = corners.gather(1, query[..., None].expand(-1, -1, 4))
+        found = torch.cat([torch.where(best >= FLOOR, row, -1)[..., None], best[..., None], corners], dim=-1)
+        return F.pad(found, (0, 0, 0, MOST - found.shape[1]), value=-1.0)
+
+    def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
+        """COCO's mean average precision."""
+        return Precision(answers, targets)
+
+
+def match(layer: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M) queries that answer for the objects of ``truth``, and their rows, -1 where there is no object.
+
+    ``layer`` is (B, Q, 5 + K). A class without a column yet is matched by its box alone.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    queries = torch.zeros(truth.shape[:2], dtype=torch.long)
+    rows = truth[..., 0].long().cpu()
+    known = layer.shape[-1] - 5
+    found = layer.detach().float().cpu()
+    boxes, scores = found[..., :4], F.pad(found[..., 4:].softmax(-1), (0, 1))  # the last column: not known yet
+    for index, image in enumerate(rows):
+        objects = torch.nonzero(image >= 0)[:, 0]
+        if not len(objects):
+            continue
+        column = torch.where(image[objects] < known, image[objects] + 1, known + 1)
+        places = truth[index, objects, 1:].float().cpu()
+        cost = -CLASS_COST * scores[index][:, column] + BOX_COST * torch.cdist(boxes[index], places, p=1)
+        cost = cost - OVERLAP_COST * generalized_box_iou(_corners(boxes[index]), _corners(places))
+        query, which = linear_sum_assignment(cost.nan_to_num(1e4).numpy())
+        queries[index, objects[which]] = torch.as_tensor(query)
+        missed = torch.ones(len(objects), dtype=torch.bool)
+        missed[which] = False  # more objects than queries
+        rows[index, objects[missed]] = -1
+    return queries.to(layer.device), rows.to(layer.device)
+
+
+def _layer_loss(layer: Tensor, truth: Tensor, gone: Tensor, last: bool) -> Tensor:
+    """Boxes of the objects that are not ``gone``; no object elsewhere; below the last layer also the classes."""
+    queries, rows = match(layer, truth)
+    there = rows >= 0
+    left_out = there & torch.isin(rows, gone)
+    kept = there & ~left_out
+    wanted = torch.zeros(layer.shape[:2], dtype=torch.long, device=layer.device)
+    counted = torch.ones(layer.shape[:2], dtype=torch.bool, device=layer.device)
+    image = torch.arange(len(layer), device=layer.device)[:, None].expand_as(queries)
+    wanted[image[kept], queries[kept]] = rows[kept] + 1
+    skipped = there if last else left_out
+    counted[image[skipped], queries[skipped]] = False
+    losses = F.cross_entropy(layer[..., 4:][counted], wanted[counted], reduction="none")
+    losses = losses * (1 - (-losses.detach()).exp()) ** FOCUS
+    boxes, places = layer[image[kept], queries[kept]][:, :4], truth[kept][:, 1:]
+    distance = BOX_COST * (boxes - places).abs().sum()
+    overlap = OVERLAP_COST * generalized_box_iou_loss(_corners(boxes), _corners(places)).sum()
+    total: Tensor = (losses.sum() + distance + overlap) / kept.sum().clamp_min(1)
+    return total
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """Two corners of boxes given by centre and size, which must not be empty."""
+    corners: Tensor = box_convert(torch.cat([boxes[:, :2], boxes[:, 2:].clamp_min(1e-6)], dim=1), "cxcywh", "xyxy")
+    return corners
