@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -21,6 +22,7 @@ import torch
 from kswap_registry import Registry
 from peft import LoraConfig, inject_adapter_in_model
 from timing import activations_of, interleave, keep, median, ratio, subject_of, take_step
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from kswapctl.data.images import normalise
@@ -124,6 +126,7 @@ def matmul_share(model: torch.nn.Module, shape: tuple[int, ...]) -> Found:
     torch.set_num_threads(1)  # what other threads compute is not counted
     with FlopCounterMode(display=False) as counter:
         take_step(subject, activations)
+    shares = where_time_goes(lambda: take_step(subject, activations))
     torch.set_num_threads(threads)
     tokens, width = activations.shape[0] * activations.shape[1], activations.shape[2]
     left = torch.randn(tokens, width, dtype=dtype, device=where)
@@ -147,7 +150,21 @@ def matmul_share(model: torch.nn.Module, shape: tuple[int, ...]) -> Found:
     flops = {"step": counter.get_total_flops(), "product": 20 * 2 * tokens * width * 4 * width}
     speeds = {name: [flops[name] / s / 1e9 for s in values] for name, values in timed.items()}
     found: Found = {f"{name}, GFLOP/s": round(sorted(v)[len(v) // 2]) for name, v in speeds.items()}
-    return found | {"share": round(ratio(speeds["step"], speeds["product"]), 2), "step": median(timed["step"])}
+    return found | {
+        "share": round(ratio(speeds["step"], speeds["product"]), 2),
+        "step": median(timed["step"]),
+        "one thread": shares,
+    }
+
+
+def where_time_goes(work: Callable[[], object]) -> dict[str, str]:
+    """Share of the processor's time by operator, the largest first, on one thread."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(5):
+            work()
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    largest = sorted(spent, key=spent.__getitem__, reverse=True)[:12]
+    return {name.removeprefix("aten::"): f"{spent[name] / sum(spent.values()):.0%}" for name in largest}
 
 
 def vit(base: str, data: str) -> Found:
