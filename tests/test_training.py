@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -243,3 +245,8 @@ def test_one_of_two_processes_dies_and_nothing_is_registered(fresh: Path, invoke
     assert second == -signal.SIGKILL
     assert first == 18
     assert state(fresh) == before
+
+
+def test_torchrun_can_start_the_command_line() -> None:
+    ran = subprocess.run([sys.executable, "-m", "kswapctl", "--version"], capture_output=True, text=True, check=True)
+    assert "kswapctl" in ran.stdout
