@@ -233,7 +233,7 @@ def memory(base: str, data: str) -> Found:
         classes = sorted(p.name for p in (Path(data) / "train").iterdir())
         model = timm.create_model("vit_base_patch16_224", num_classes=len(classes))
         write(model.state_dict(), file)
-        common = ["--arch", "vit_base_patch16_224", "--labels", ",".join(classes)]
+        common = ["--architecture", "vit_base_patch16_224", "--classes", ",".join(classes)]
         for line in (["init"], ["add", "vit", str(file), *common, "--data", data]):
             subprocess.run([sys.executable, "-m", "kswapctl", *line, "--registry", str(home)], check=True)
         line = ["forget", "vit", "--classes", classes[0], "--cache-gb", "2", "--set", "steps=3", "--set", "cycles=1"]

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -59,9 +61,15 @@ def test_a_method_is_its_own_file_and_one_line(run, home, monkeypatch):
 @pytest.fixture(scope="module")
 def few_digits(digits, tmp_path_factory):
     """A manifest of eight images of each digit."""
-    files = [f for folder in sorted((digits / "train").iterdir()) for f in sorted(folder.iterdir())[:8]]
-    manifest = tmp_path_factory.mktemp("few") / "few.csv"
-    manifest.write_text("path,label,split\n" + "".join(f"{f},{f.parent.name},train\n" for f in files))
+    root = tmp_path_factory.mktemp("few")
+    lines = ["path,label,split"]
+    for folder in sorted((digits / "train").iterdir()):
+        (root / folder.name).mkdir()
+        for file in sorted(folder.iterdir())[:8]:
+            copied = Path(shutil.copy(file, root / folder.name / file.name))
+            lines.append(f"{copied.relative_to(root)},{folder.name},train")
+    manifest = root / "few.csv"
+    manifest.write_text("\n".join(lines) + "\n")
     return str(manifest)
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("[two]", "[no]", "operations[1].classes[0]: input should be a valid string, not False", "quotes"),
         ("[two]", "[]", "operations[1].classes: ", ""),
         ("    seed: 3", "    method: gs-lorra", "operations[1]: no method 'gs-lorra'", "'gs-lora'"),
-        ("    seed: 3", "    preset: fast", "operations[1]: no preset 'fast'", ""),
+        ("    seed: 3", "    preset: quick", "operations[1]: no preset 'quick'", ""),
         ("beta: 1.5", "betta: 1.5", "operations[1]: no hyper-parameter 'betta' in this method", "'beta'"),
         ("defaults:", "default:", "default: is no key here", "'defaults'"),
         ("  preset: few", "  presett: few", "defaults.presett: is no key here", "'preset'"),

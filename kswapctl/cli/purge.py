@@ -21,7 +21,7 @@ def purge(
 ) -> None:
     """Remove what knew the forgotten classes: a model's files, once what its branches became is a model of its own.
 
-    Its history stays. Before: `kswapctl merge signs -o clean.safetensors` and `kswapctl add clean clean.safetensors`.
+    Its history stays. Before: merge the model, and add the merged file under another name.
 
     Example: `kswapctl purge signs`, then `kswapctl purge signs --confirm signs`
     """

@@ -32,7 +32,6 @@ THREADED = 32_768
 """Bytes of an image file from which on threads pay."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are an error of ours
-warnings.filterwarnings("ignore", message="Palette images with Transparency", module="PIL")  # it is dropped, as stated
 
 Report = Callable[[int], None]
 
@@ -156,6 +155,8 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+            image = image.convert("RGBA")  # Pillow warns of the direct way
         return image.convert("L" if channels == 1 else "RGB")
     except (
         UnidentifiedImageError,
