@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--forget", default=",".join(FORGET))
     parser.add_argument("--methods", nargs="+", default=["erase"], help="NAME or NAME:PRESET")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="one file or more, each of its own seed")
     parser.add_argument("--control", default="")
     parser.add_argument("--tier", choices=("quick", "standard", "deep"), default="standard")
@@ -123,7 +124,10 @@ def forget(registry: Registry, options: argparse.Namespace, name: str, seed: int
     method, _, preset = name.partition(":")
     registry.move_head("model", 0)
     classes = tuple(options.forget.split(","))
-    change = Change("forget", classes, options.data, method=method, preset=preset or "default", seed=seed)
+    settings = dict(text.split("=", 1) for text in options.set)
+    change = Change(
+        "forget", classes, options.data, method=method, preset=preset or "default", settings=settings, seed=seed
+    )
     return apply(registry, "model", change, "benchmark", Silent()).version
 
 

@@ -55,7 +55,7 @@ class Forget(Method):
     """Rank of the adapters."""
     blocks: str = "all"
     """Which blocks are adapted: all, or last:N."""
-    steps: int = 240
+    steps: int = 400
     """Steps of one cycle, along which the learning rate rises and falls."""
     change_batch: int = 40
     """Images to forget a step."""
@@ -67,6 +67,8 @@ class Forget(Method):
     """Weight of the forgotten images' distance against the retained ones'."""
     deep: bool = True
     """Erase at a third and two thirds of the network as well, not only before the classifier."""
+    early: float = 0.2
+    """Weight of each depth below the last: what is spent there is missing before the classifier."""
     focus: float = 0.1
     """Weight of the distance along the erased directions, in squared standard deviations."""
 
@@ -94,7 +96,8 @@ class Forget(Method):
     def _distance(self, context: Context, seen: Seen, push: bool) -> Tensor:
         now, before = (f.split(context.widths, dim=1) for f in (seen.features, seen.before_features))
         parts = zip(context.memory["parts"], now, before, strict=True)
-        return torch.stack([part.distance(n, b, push, self.focus) for part, n, b in parts]).sum()
+        *early, last = [part.distance(n, b, push, self.focus) for part, n, b in parts]
+        return last + self.early * sum(early)
 
 
 def _fit(features: Tensor, concept: Tensor) -> Part:
