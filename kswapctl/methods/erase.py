@@ -97,7 +97,7 @@ class Forget(Method):
         now, before = (f.split(context.widths, dim=1) for f in (seen.features, seen.before_features))
         parts = zip(context.memory["parts"], now, before, strict=True)
         *early, last = [part.distance(n, b, push, self.focus) for part, n, b in parts]
-        return last + self.early * sum(early)
+        return torch.stack([last, *(self.early * distance for distance in early)]).sum()
 
 
 def _fit(features: Tensor, concept: Tensor) -> Part:
