@@ -23,11 +23,11 @@ def test_the_distance_counts_what_was_erased_once_more() -> None:
     assert part.distance(features, before, push=True, focus=0.0).item() == pytest.approx((4 + 9) / 50)
 
 
-def subject_of(*watched: str) -> Subject:
+def subject_of(*watched: str, adapted: int = 6) -> Subject:
     seed_everything(0)
     network = build(SPEC)
     every = find_blocks(network, "head")
-    subject = Subject.prepare(network, every, every, Shape(2, 1.0))
+    subject = Subject.prepare(network, every, every[-adapted:], Shape(2, 1.0))
     depths = blocks_at(every)
     subject.watched = tuple(depths[name] for name in watched)
     return subject
@@ -41,6 +41,14 @@ def test_watched_depths_stand_before_the_features_and_change_no_output() -> None
     assert torch.equal(wide[:, 128:], features)
     assert torch.equal(outputs, same)
     assert not torch.equal(wide[:, :64], wide[:, 64:128])
+
+
+def test_depths_below_the_first_adapted_block_are_not_watched() -> None:
+    images = torch.rand(3, *SPEC.preprocessing.input_size)
+    for adapted, widths in ((2, (64,)), (3, (64, 64)), (6, (64, 64, 64))):
+        subject = subject_of("1/3", "2/3", adapted=adapted)
+        features, _ = subject.forward(subject.below(images))
+        assert (subject.widths, features.shape) == (widths, (3, sum(widths)))
 
 
 def test_a_third_of_six_blocks_ends_with_the_second() -> None:
