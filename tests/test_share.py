@@ -437,7 +437,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
     "other method": set_config("peft_type", "LOHA"),
     "dora": set_config("use_dora", True),
     "bias": set_config("bias", "all"),
-    "two heads": set_config("modules_to_save", ["head", "norm"]),
+    "too many heads": set_config("modules_to_save", [f"head{number}" for number in range(17)]),
     "no rank": lambda config: config.pop("r"),
     "auto mapping": set_config("auto_mapping", {"base_model_class": "os.system"}),
 }
