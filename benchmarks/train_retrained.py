@@ -21,7 +21,6 @@ from kswapctl.models.checkpoint import Description, build, load
 from kswapctl.models.weights import write
 from kswapctl.runtime import pick_device, pick_precision, seed_everything
 from kswapctl.spec import ModelSpec
-from kswapctl.training.pool import autocast
 
 BATCH = 64
 RATE, WARM_UP, LONGEST = 1e-3, 0.1, 1.0
@@ -75,7 +74,7 @@ def train(spec: ModelSpec, data: str, epochs: int, seed: int, device: str = "cpu
         total = 0.0
         for batch in torch.randperm(len(images), generator=generator).split(BATCH):
             varied = vary(images.pixels[batch].float() / 255, generator, STRENGTH) * 255
-            with autocast(where, dtype):
+            with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                 outputs = model(normalise(varied.to(where), spec.preprocessing))
             loss = nn.functional.cross_entropy(outputs.float(), targets[batch].to(where), label_smoothing=0.05)
             optimiser.zero_grad()
