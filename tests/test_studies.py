@@ -10,16 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
+from kswap_registry import Registry
 
 from kswapctl.demo.digits import CHECKPOINT
 from kswapctl.errors import UsageError
 from kswapctl.evaluation.scores import ClassScore, Evaluation, h_mean
+from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.studies.cells import cells_of
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
+from kswapctl.operations.studies.gauge import Gauge
 from kswapctl.operations.studies.schema import place, read_study, shipped
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed
-from kswapctl.operations.studies.table import markdown, summarise
+from kswapctl.operations.studies.table import markdown, shown_stage, summarise
+from kswapctl.operations.studies.workshop import MODEL
+from kswapctl.operations.versions import knowledge_of
+from kswapctl.progress import Silent
 
 TINY = """
 version: 1
@@ -166,6 +172,31 @@ def test_accuracies_are_over_the_papers_sets() -> None:
     assert found["H"] == pytest.approx(100 * h_mean(0.5, 0.4))
 
 
+def test_lessons_come_one_by_one_and_some_classes_are_never_touched() -> None:
+    """Of a, b, c one goes in each of two tasks: c is always retained; of lessons x and y only x has come after lf."""
+    sets = Sets(("a", "b", "c"), (("x",), ("y",)), (("a",), ("b",)))
+    now = {"a": (1, 0.0), "b": (1, 1.0), "c": (2, 0.5), "x": (1, 0.8)}
+    scores = Evaluation((), tuple(ClassScore(n, i, acc, 0.75) for n, (i, acc) in now.items()), {}, None)
+    found = measure(scores, sets, "lf", None)
+    assert {k: found[k] for k in ("Acc_a", "drop_a", "Acc_l")} == pytest.approx(
+        {"Acc_a": 50.0, "drop_a": 25.0, "Acc_l": 80.0}
+    )
+    assert sets.lesson(1) == sets.lesson(5) == ("y",)
+
+
+def test_a_gauge_measures_what_evaluation_does(trained_home: Path) -> None:
+    with Registry.open(trained_home, read_only=True) as registry:
+        gauge = Gauge(registry, "digits")
+        for version in registry.stack(registry.resolve("digits")):
+            data = list(knowledge_of(registry.model("digits"), version).sources)
+            assert gauge.scores(version, data) == evaluate_version(registry, version, data, False, "cpu", Silent())
+
+
+def test_a_stage_of_a_long_order_is_told_by_its_number() -> None:
+    assert shown_stage("L->F->L") == "L->F->L"
+    assert shown_stage("->".join("LFLFLF")) == "6: F"
+
+
 @pytest.mark.parametrize(("trained", "images"), [(1, 2), (4, 5), (16, 18)])
 def test_a_few_images_are_few_after_the_validation_part_is_cut_off(trained: int, images: int) -> None:
     assert images_needed(trained) == images
@@ -188,7 +219,8 @@ def test_a_table_has_mean_and_spread_and_tells_what_diverged(tiny: Path) -> None
     assert "1 diverged" in text
 
 
-def test_a_study_runs_and_is_summed_up(tiny: Path, given, tmp_path: Path, invoke) -> None:
+def test_a_study_runs_shares_what_orders_begin_with_and_is_summed_up(tiny: Path, given, tmp_path, invoke) -> None:
+    tiny.write_text(TINY.replace("[lf]", "[l, lf]"))
     use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
     line = (
         "study",
@@ -209,6 +241,8 @@ def test_a_study_runs_and_is_summed_up(tiny: Path, given, tmp_path: Path, invoke
     assert ran.code == 0, ran.err
     assert [row["stage"] for row in ran.json] == ["Start", "L", "L->F"]
     assert ran.json[0]["values"]["Acc_r"][0] > 90
+    with Registry.open(tmp_path / "out" / "registry-0", read_only=True) as registry:
+        assert [v.kind for v in registry.versions(MODEL)] == ["base", "learn", "forget"]
     assert ran.json[2]["values"]["Acc_l"][0] > 0
     cells = [f.stat().st_mtime_ns for f in (tmp_path / "out" / "results").glob("*.json")]
     assert invoke(None, *line).json == ran.json

@@ -142,7 +142,7 @@ def test_spreading_keeps_the_order_and_passes_errors_on() -> None:
 
 def test_the_shortest_run_of_last_blocks_that_holds_a_quarter() -> None:
     assert shortest({"a": 5.0, "b": 1.0, "c": 1.0, "d": 1.0}) == 2
-    assert shortest({"a": 0.0, "b": 0.0}) == 1
+    assert shortest({"a": 0.0, "b": 0.0}) == 2
     assert shortest({"a": 9.0, "b": 0.0}) == 2
 
 

@@ -85,7 +85,7 @@ class Method:
     """Rank of the adapters."""
     scale: float = 1.0
     """The weight change is scale * B @ A."""
-    blocks: str = "all"
+    blocks: str = "auto"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     learned_weight: int = 1
     """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
@@ -95,7 +95,7 @@ class Method:
     """The same for the rows of classes being learned."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay of the adapters."""
-    steps: int = 150
+    steps: int = 100
     """Steps of one cycle, along which the learning rate rises and falls."""
     epochs: int = 0
     """Instead of ``steps``, where positive: passes over the retained images that make a cycle."""

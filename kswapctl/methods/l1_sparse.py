@@ -22,6 +22,8 @@ class Forget(Method):
     kind = "forget"
     source = "Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023"
 
+    blocks: str = "all"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     form: str = "whole"
     """What is trained: adapter, or whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 64

@@ -23,6 +23,8 @@ class Retrained(Method):
     source = "Bourtoule et al., Machine Unlearning, S&P 2021"
     all_layers: ClassVar = True
 
+    blocks: str = "all"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     form: str = "whole"
     """What is trained: adapter, or whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 256

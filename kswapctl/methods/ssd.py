@@ -25,6 +25,8 @@ class Forget(Method):
     kind = "forget"
     source = "Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024"
 
+    blocks: str = "all"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     form: str = "whole"
     """What is changed: whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 256

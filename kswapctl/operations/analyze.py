@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kswap_registry import Registry, Version
 
@@ -22,6 +22,9 @@ from kswapctl.operations.look import test_images
 from kswapctl.operations.versions import Composed, load_version, require_classifier
 from kswapctl.progress import Progress
 from kswapctl.tasks import TASKS
+
+if TYPE_CHECKING:
+    from kswapctl.operations.studies.table import Row
 
 EACH = 2
 """Sample images a class."""
@@ -60,27 +63,47 @@ def analyze(
 
 
 def draw_study(folder: Path, split: str) -> list[Path]:
-    """The trade-off between methods on ``split`` (empty: the study's first), from a study's ``results.json``."""
+    """A study's figure of ``split`` (empty: its first), from its ``results.json``.
+
+    Of a study of long orders, accuracy along the first contender's; else the trade-off between methods.
+    """
     from kswapctl.operations.studies.schema import Study
-    from kswapctl.operations.studies.table import summarise
+    from kswapctl.operations.studies.table import SHORT, summarise
 
     file = folder / "results.json"
     if not file.is_file():
         raise NotFoundError(f"no results in {folder}", "run the study first: kswapctl study")
     stored = json.loads(file.read_text())
     study = Study.model_validate_json(json.dumps(stored["study"]))
-    study = study.model_copy(update={"columns": ("Acc_r", "Acc_f")})
+    study = study.model_copy(update={"columns": ("Acc_r", "Acc_a", "Acc_l", "Acc_f", "Acc_o")})
     names = [s.name for s in study.splits]
     split = split or names[0]
     if split not in names:
         raise NotFoundError(f"study {study.name} has no split {split!r}", f"known: {', '.join(names)}")
+    rows = [row for row in summarise(study, stored["cells"]) if row.split == split]
+    if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
+        first = [r for r in rows if r.contender == long[0].contender]
+        return _draw_along(folder, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
     last: dict[str, dict[str, Any]] = {}
-    for row in summarise(study, stored["cells"]):
-        if row.split == split and all(row.values.values()):
+    for row in rows:
+        values = {column: row.values[column] for column in ("Acc_r", "Acc_f")}
+        if all(values.values()):
             name = "before" if row.stage == "Start" else row.contender
-            last[name] = {"method": name, "stage": row.stage} | row.values
+            last[name] = {"method": name, "stage": row.stage} | values
     draw_trade_off(folder, f"{study.title}: {split}", list(last.values()))
     return [folder / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+
+
+def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
+    """Means over seeds after each operation of one long order."""
+    sets = {"retain": "Acc_a", "learned": "Acc_l", "forgotten": "Acc_f", "forgotten earlier": "Acc_o"}
+    accuracies: dict[str, list[float | None]] = {
+        name: [None if (value := row.values[column]) is None else value[0] / 100 for row in rows]
+        for name, column in sets.items()
+    }
+    names = ["base", *(f"{number} {row.stage[-1]}" for number, row in enumerate(rows[1:], start=1))]
+    draw_sequence(folder, "sequence", names, accuracies)
+    return [folder / f"sequence.{suffix}" for suffix in (*FORMATS, "json")]
 
 
 def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[str, Sequence[str]]) -> Profile:

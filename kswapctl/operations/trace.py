@@ -60,19 +60,19 @@ def predict_versions(versions: Sequence[Composed], images: Images, device: str, 
     where = pick_device(device)
     network = versions[0].network().to(where)
     progress.stage("evaluating", len(images))
-    changed = _changed(versions)
+    changed = changed_weights(versions)
     weights = [{name: c.weights[name].to(where) for name in changed} for c in versions]
-    halves = _halves(network, changed)
+    halves = cut_below(network, changed)
     return predict_each(halves, weights, images.pixels, versions[0].spec.preprocessing, progress.advance)
 
 
-def _changed(versions: Sequence[Composed]) -> list[str]:
+def changed_weights(versions: Sequence[Composed]) -> list[str]:
     """Names of the weights that are not the same in all versions."""
     first = versions[0].weights
     return [n for n, value in first.items() if any(not torch.equal(value, c.weights[n]) for c in versions[1:])]
 
 
-def _halves(network: nn.Module, changed: Sequence[str]) -> tuple[nn.Module, nn.Module]:
+def cut_below(network: nn.Module, changed: Sequence[str]) -> tuple[nn.Module, nn.Module]:
     """``network`` cut below the first block that holds a changed weight; uncut where something else changed."""
     if isinstance(network, Dense):
         return nn.Identity(), network

@@ -20,26 +20,28 @@ SHARE = 1 / 4
 def screen(subject: Subject, method: Method, context: Context, pools: Pools, plan: Plan) -> dict[str, float]:
     """Norm of the gradient of the objective by block, at the start; ``subject`` adapts all blocks and is not changed.
 
-    Of adapters it is the gradient of B: that of A is zero while B is.
+    Of adapters it is the gradient of B: that of A is zero while B is. Of a step in several passes it is their sum.
     """
     method.prepare(context, item_pools(pools, context.rows))
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
-    roles = method.passes(1)[0]
-    losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
-    if losses:
-        method.backward(context, losses)
-    norms = {}
-    for name, parameters in subject.groups.items():
-        gradients = [p.grad.norm() for p in parameters if p.grad is not None]
-        norms[name] = torch.stack(gradients).norm().item() if gradients else 0.0
-        for parameter in parameters:
-            parameter.grad = None
+    norms = dict.fromkeys(subject.groups, 0.0)
+    for roles in method.passes(1):
+        losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
+        if losses:
+            method.backward(context, losses)
+        for name, parameters in subject.groups.items():
+            gradients = [p.grad.norm() for p in parameters if p.grad is not None]
+            norms[name] += torch.stack(gradients).norm().item() if gradients else 0.0
+            for parameter in parameters:
+                parameter.grad = None
     plan.team.wait()
     return norms
 
 
 def shortest(norms: dict[str, float]) -> int:
-    """How many of the last blocks hold ``SHARE`` of the sum of all gradient norms."""
+    """How many of the last blocks hold ``SHARE`` of the sum of all gradient norms; all, where there is no gradient."""
+    if not any(norms.values()):
+        return len(norms)
     held = 0.0
     for count, norm in enumerate(reversed(norms.values()), start=1):
         held += norm

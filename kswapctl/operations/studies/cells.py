@@ -16,17 +16,14 @@ from kswap_registry import Registry
 
 from kswapctl.data.sources import open_source
 from kswapctl.errors import DivergedError, UsageError
-from kswapctl.operations.change import Result, apply
 from kswapctl.operations.home import environment
-from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.studies.schema import Contender, Split, Study, place
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
+from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.progress import Progress
 from kswapctl.spec import Change, Kind, Rehearsal
 
-MODEL = "start"
-"""The base's name in a study's registries."""
 KINDS: dict[str, Kind] = {"l": "learn", "f": "forget"}
 
 
@@ -66,41 +63,32 @@ def _cell(study: Study, given: Mapping[str, str], contender: Contender, split: S
     return Cell(contender, split, order, seed, f"{re.sub(r'[^A-Za-z0-9]+', '-', words)}-{digest}")
 
 
-def run_cell(registry: Registry, study: Study, given: dict[str, str], cell: Cell, progress: Progress) -> dict[str, Any]:
-    """Do the operations of ``cell`` on a branch of its own that starts at the base, and measure after each.
+def run_cell(workshop: Workshop, study: Study, given: dict[str, str], cell: Cell, progress: Progress) -> dict[str, Any]:
+    """Do the operations of ``cell`` one after the other, the first on the base, and measure after each.
 
     A method that diverges has that for its result.
     """
     start = time.monotonic()
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {"cell": cell.told(), "rows": rows, "error": "", "environment": environment()}
-    sets = _sets(study, given, registry, cell)
-    branch = _new_branch(registry, cell.key)
-    sources = [place(study, given, name) for name in (study.data, cell.split.learn_data) if name]
+    sets = _sets(study, given, workshop.registry, cell)
+    sources = [data for data, _ in _lessons(cell.split)]
+    parent = 0
     try:
         for index, letter in enumerate(cell.order):
-            change = _change(study, given, registry.folder, cell, sets, index)
-            done = apply(registry, f"{MODEL}@{branch}", change, f"study {study.name}", progress)
-            scores = evaluate_version(registry, done.version, sources, False, "cpu", progress)
+            order = cell.order[: index + 1]
+            change = _change(study, given, workshop.registry.folder, cell, sets, index)
+            done = workshop.do(parent, change, cell.key, progress)
+            parent = done.version.number
+            names = dict.fromkeys([study.data, *(sources[: order.count("l")])])
+            scores = workshop.scores(done.version, [place(study, given, name) for name in names])
             if not rows:
                 rows.append({"stage": "Start"} | measure(scores, sets, "", None))
-            stage = "->".join(cell.order[: index + 1].upper())
-            figures = measure(scores, sets, cell.order[: index + 1], rows[-1])
-            rows.append({"stage": stage} | figures | _costs(registry, done) | {"kind": letter, "met": done.outcome.met})
+            figures = measure(scores, sets, order, rows[-1])
+            rows.append({"stage": "->".join(order.upper())} | figures | done.costs | {"kind": letter, "met": done.met})
     except DivergedError as error:
         result["error"] = error.message
     return result | {"seconds": time.monotonic() - start, "classes": asdict(sets)}
-
-
-def _costs(registry: Registry, done: Result) -> dict[str, float]:
-    model = registry.model(MODEL)
-    return {
-        "ratio": 100 * done.outcome.adapter.values / model.spec["parameters"],
-        "blocks": len(done.outcome.changed),
-        "size": done.version.size,
-        "seconds": done.seconds,
-        "lost": done.outcome.lost,
-    }
 
 
 def _sets(study: Study, given: dict[str, str], registry: Registry, cell: Cell) -> Sets:
@@ -113,19 +101,27 @@ def _sets(study: Study, given: dict[str, str], registry: Registry, cell: Cell) -
             raise UsageError(f"split {split.name!r} draws {wanted} of {len(known)} classes", "leave one to retain")
         drawn = random.Random(cell.seed).sample(known, wanted)  # noqa: S311 - a choice of classes, no secret
         tasks = tuple(tuple(drawn[i :: split.draw.tasks]) for i in range(split.draw.tasks))
-    learn: tuple[str, ...] = ()
-    if split.learn_data:
-        source = open_source(place(study, given, split.learn_data))
-        learn = split.learn or tuple(c for c in source.classes if c not in known)
-    return Sets(known, learn, tasks)
+    lessons = []
+    for data, classes in _lessons(split):
+        source = open_source(place(study, given, data))
+        lessons.append(classes or tuple(c for c in source.classes if c not in known))
+    return Sets(known, tuple(lessons), tasks)
+
+
+def _lessons(split: Split) -> list[tuple[str, tuple[str, ...]]]:
+    """Data and classes of each learning task; no classes: all that the base does not know."""
+    if split.lessons:
+        return [(lesson.data, lesson.classes) for lesson in split.lessons]
+    return [(split.learn_data, split.learn)] if split.learn_data else []
 
 
 def _change(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets: Sets, index: int) -> Change:
     kind = KINDS[cell.order[index]]
     earlier = cell.order[:index].count(cell.order[index])
     recipe = cell.contender.recipe(kind)
-    classes = sets.learn if kind == "learn" else sets.task(earlier)
-    data = place(study, given, cell.split.learn_data if kind == "learn" else study.data)
+    classes = sets.lesson(earlier) if kind == "learn" else sets.task(earlier)
+    lessons = _lessons(cell.split)
+    data = place(study, given, lessons[min(earlier, len(lessons) - 1)][0] if kind == "learn" else study.data)
     retain, share = "", cell.contender.retain_share
     if cell.split.images_per_class or cell.split.missing:
         data, retain, share = _few(study, given, folder, cell, sets)
@@ -139,7 +135,7 @@ def _change(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets:
         settings=recipe.settings(),
         rehearsal=Rehearsal(share),
         seed=cell.seed,
-        again=(kind == "learn" and earlier > 0) or (kind == "forget" and earlier >= len(sets.tasks)),
+        again=earlier >= len(sets.lessons if kind == "learn" else sets.tasks),
         device="cpu",
     )
 
@@ -155,13 +151,3 @@ def _few(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets: Se
     left = [c for c in stays if c not in gone]
     retained = write_subset(source, left, each, cell.seed, here / f"{cell.key}-retain.csv")
     return str(everything), str(retained), 1.0 if each else cell.contender.retain_share
-
-
-def _new_branch(registry: Registry, key: str) -> str:
-    """A branch at the base; a cell that was killed has left one, so each try has its own."""
-    taken = registry.branches(MODEL)
-    number = 1
-    while (name := f"{key[:40]}-{key[-8:]}-{number}") in taken:
-        number += 1
-    registry.branch(MODEL, name, 0)
-    return name

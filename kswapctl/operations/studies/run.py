@@ -15,9 +15,10 @@ from kswap_registry import Registry
 from kswapctl.errors import KswapError
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.models import add_model
-from kswapctl.operations.studies.cells import MODEL, Cell, cells_of, run_cell
+from kswapctl.operations.studies.cells import Cell, cells_of, run_cell
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.schema import Study, place
+from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.progress import Progress, Silent
 
 LOOK_EVERY = 1.0
@@ -54,11 +55,12 @@ def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress)
     cells = {c.key: c for c in cells_of(study, given)}
 
     def work(key: str) -> dict[str, Any]:
-        result = run_cell(registry, study, given, cells[key], Silent())
+        result = run_cell(workshop, study, given, cells[key], Silent())
         progress.advance()
         return result
 
     with _own_registry(study, given, folder) as registry:
+        workshop = Workshop(registry, study.name)
         return work_off(folder, list(cells), work)
 
 

@@ -14,7 +14,9 @@ from kswapctl.operations.documents import Document, parse_document, read_documen
 from kswapctl.operations.plan import Setting
 from kswapctl.spec import Kind
 
-Column = Literal["Acc_r", "Acc_l", "Acc_f", "Acc_o", "H", "drop", "ratio", "blocks", "size", "seconds"]
+Column = Literal[
+    "Acc_r", "Acc_l", "Acc_f", "Acc_o", "Acc_a", "H", "drop", "drop_a", "ratio", "blocks", "size", "seconds"
+]
 
 
 class Recipe(Document):
@@ -57,6 +59,14 @@ class Draw(Document):
     """Tasks in a row, no class in two of them."""
 
 
+class Lesson(Document):
+    """One of several learning tasks in a row."""
+
+    data: str
+    """Where the images are."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Split(Document):
     """Which classes come and go."""
 
@@ -65,6 +75,8 @@ class Split(Document):
     """Where the images of the classes to learn are."""
     learn: tuple[str, ...] = ()
     """The classes to learn; empty: all of ``learn_data`` that the base does not know."""
+    lessons: tuple[Lesson, ...] = ()
+    """Instead of ``learn_data`` and ``learn``: what is learned in several tasks in a row."""
     forget: tuple[tuple[str, ...], ...] = ()
     """The classes to forget, a list for each task in a row."""
     draw: Draw | None = None
@@ -146,5 +158,5 @@ def _check(study: Study) -> None:
     for split in study.splits:
         if "f" in letters and not (split.forget or split.draw):
             raise UsageError(f"split {split.name!r} has nothing to forget", "give it forget or draw")
-        if "l" in letters and not split.learn_data:
-            raise UsageError(f"split {split.name!r} has nothing to learn", "give it learn_data")
+        if "l" in letters and not (split.learn_data or split.lessons):
+            raise UsageError(f"split {split.name!r} has nothing to learn", "give it learn_data or lessons")

@@ -15,8 +15,11 @@ from kswapctl.operations.studies.schema import Study
 
 UNITS = {"size": (1e-6, 2), "ratio": (1.0, 2), "seconds": (1.0, 0), "blocks": (1.0, 1)}
 """Factor and decimals of a column; percent with one decimal where it is not named."""
-HEADS = {"size": "MB", "ratio": "tunable %"}
+HEADS = {"size": "MB", "ratio": "tunable %", "Acc_a": "Acc_r, always retained", "drop_a": "drop, always retained"}
 """Heads of columns that are not their names."""
+
+SHORT = 4
+"""Operations up to which a stage is named by all of them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def cells_as_text(study: Study, row: Row) -> list[str]:
     return shown
 
 
+def shown_stage(stage: str) -> str:
+    """The stage's name for a reader: of a long order, how many operations were done and what the last one did."""
+    letters = stage.split("->")
+    return stage if len(letters) <= SHORT else f"{len(letters)}: {letters[-1]}"
+
+
 def heads(study: Study) -> list[str]:
     """The columns' heads."""
     return [HEADS.get(c, c) for c in study.columns]
@@ -98,7 +107,8 @@ def markdown(study: Study, rows: Sequence[Row]) -> str:
         parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))
         for row in (r for r in rows if r.split == split):
             seeds = f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
-            parts.append(f"| {row.contender} | {row.stage} | " + " | ".join([*cells_as_text(study, row), seeds]) + " |")
+            shown = [row.contender, shown_stage(row.stage), *cells_as_text(study, row), seeds]
+            parts.append("| " + " | ".join(shown) + " |")
     return "\n".join(parts) + "\n"
 
 
