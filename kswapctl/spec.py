@@ -7,8 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kswapctl.errors import UsageError, nearest
+
 Kind = Literal["learn", "forget"]
 Role = Literal["retain", "learn", "forget"]
+Depth = Literal["shallow", "deep"]
+
+DEFAULT_METHOD = "gs-lora"
+DEPTHS: dict[str, str] = {"shallow": DEFAULT_METHOD, "deep": "erase"}
+"""How far forgetting goes to the method that goes there: what the model says, or what its features hold as well."""
+
+
+def method_at(depth: str, method: str = "") -> str:
+    """The method that forgets to ``depth``; ``method``, where it is named, must be that one. Without either, the usual.
+
+    An unknown depth and a method that contradicts it are a :class:`UsageError`.
+    """
+    if not depth:
+        return method or DEFAULT_METHOD
+    if depth not in DEPTHS:
+        raise UsageError(f"no depth {depth!r}", nearest(depth, DEPTHS))
+    if method not in {"", DEPTHS[depth]}:
+        raise UsageError(f"depth {depth} is the method {DEPTHS[depth]}, not {method}", "say one of the two")
+    return DEPTHS[depth]
 
 
 @dataclass(frozen=True)
@@ -178,7 +199,7 @@ class Change:
     """Where the images are: folder, manifest, or ``hf:`` dataset."""
     retain_source: str = ""
     """Where the images of what must stay are; empty means the same source, then those used before."""
-    method: str = "gs-lora"
+    method: str = DEFAULT_METHOD
     """A name in ``kswapctl methods``."""
     preset: str = "default"
     """Which of the method's sets of hyper-parameters to start from."""

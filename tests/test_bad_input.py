@@ -41,6 +41,8 @@ WRONG = [
     ("learn digits --data {zero} --classes ten --retain-data {digits}", 4, "bad.png is empty (0 bytes)"),
     ("learn digits --data {corrupt} --classes ten --retain-data {digits}", 4, "bad.png cannot be read"),
     ("forget digits --classes two --method nothing", 3, "no method 'nothing'"),
+    ("forget digits --classes two --depth deeper", 2, "no depth 'deeper'"),
+    ("forget digits --classes two --depth deep --method scrub", 2, "depth deep is the method erase, not scrub"),
     ("forget digits --classes two --preset nothing", 2, "no preset 'nothing'"),
     ("forget digits --classes two --set stepz=3", 2, "no hyper-parameter 'stepz'"),
     ("forget digits --classes two --set rank=many", 2, "rank=many"),

@@ -64,3 +64,22 @@ def test_features_are_pooled_over_tokens_and_places() -> None:
 def test_only_the_deep_form_watches() -> None:
     assert Forget().watched() == ("1/3", "2/3")
     assert Forget.configure("shallow", {}).watched() == ()
+
+
+def test_depth_deep_is_erasure_and_the_audit_is_its_judge(run_fresh) -> None:
+    few = ("--set", "steps=2", "--set", "retain_views=1", "--set", "change_views=1", "--set", "cycles=1")
+    for depth, method, words in (("deep", "erase", "what its features hold"), ("shallow", "gs-lora", "--depth deep")):
+        ran = run_fresh("forget", "digits", "--classes", "two", "--depth", depth, "--again", *few)
+        assert ran.code == 0, ran.err
+        said = ran.err.splitlines()[-1]
+        assert f"forgotten by {method} ({depth}: " in said
+        assert words in said
+        assert f"kswapctl audit digits@{1 if depth == 'deep' else 2} says" in said
+
+
+def test_a_swap_learns_as_usual_and_forgets_to_the_depth() -> None:
+    from kswapctl.cli.change import _change
+
+    given = {"classes": "a", "data": "", "method": "", "preset": "default", "max_retain_drop": 0.01}
+    given |= {"retain_share": 0.1, "seed": 0, "skip_bad": False, "device": "auto", "depth": "deep"}
+    assert [_change(kind, given).method for kind in ("learn", "forget")] == ["gs-lora", "erase"]

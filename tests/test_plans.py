@@ -112,6 +112,43 @@ def test_a_wrong_plan_names_the_key_the_value_and_the_nearest_valid_one(
     assert hint in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("defaults", "step", "method"),
+    [
+        ("", "depth: deep", "erase"),
+        ("depth: deep", "seed: 3", "erase"),
+        ("depth: deep", "method: scrub", "scrub"),
+        ("method: ewc", "depth: deep", "erase"),
+        ("", "depth: shallow", "gs-lora"),
+    ],
+)
+def test_a_depth_is_a_method_and_the_operation_goes_before_the_defaults(
+    plan: Path, defaults: str, step: str, method: str
+) -> None:
+    text = plan.read_text().replace("  preset: few\n  set: {steps: 2}", f"  {defaults}").replace(", beta: 1.5", "")
+    plan.write_text(text.replace("    set: {beta: 1.5}\n", "").replace("    seed: 3", f"    {step}"))
+    _, (learn, forget) = read_plan(plan)
+    assert (learn.method, forget.method) == ("ewc" if "ewc" in defaults else "gs-lora", method)
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "said"),
+    [
+        (
+            "    seed: 3",
+            "    depth: deep\n    method: scrub",
+            "operations[1]: depth deep is the method erase, not scrub",
+        ),
+        ("  - op: learn", "  - op: learn\n    depth: deep", "operations[0]: a learn operation has no depth"),
+    ],
+)
+def test_a_depth_that_does_not_fit_is_refused(plan: Path, where: str, line: str, said: str) -> None:
+    plan.write_text(plan.read_text().replace(where, line))
+    with pytest.raises(UsageError) as raised:
+        read_plan(plan)
+    assert said in raised.value.message
+
+
 def test_an_empty_plan_is_told(plan: Path) -> None:
     plan.write_text("")
     with pytest.raises(UsageError, match=r"plan\.yaml holds no keys"):

@@ -5,6 +5,7 @@ Every attack but those that train or quantise the network runs on these arrays a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kswapctl.data.images import Images, normalise
 from kswapctl.models.blocks import find_blocks
 from kswapctl.models.depths import SHARES, blocks_at, pooled
 from kswapctl.models.heads import classifier_path
+from kswapctl.runtime import one_core_each, spread
 from kswapctl.spec import Preprocessing
 
 Floats = NDArray[np.floating[Any]]
@@ -27,6 +30,7 @@ LAST = "last"
 """The depth before the classifier."""
 DEPTHS = (*SHARES, LAST)
 """Where features are taken: after a third and two thirds of the blocks (mean over places), and at the classifier."""
+LOGITS = "logits"
 BATCH = 128
 """Images per forward; fixed, so that the same weights give the same bits."""
 
@@ -43,35 +47,44 @@ class Observed:
     """Class names of the images."""
 
 
-@torch.inference_mode()
 def observe(
     network: nn.Module, images: Images, preprocessing: Preprocessing, report: Callable[[int], None] | None = None
 ) -> Observed:
-    """Run ``network`` over ``images`` once and keep what it makes of them."""
-    path = classifier_path(network)
-    blocks = find_blocks(network, path)
-    places = blocks_at(blocks)
-    caught: dict[str, list[Tensor]] = {depth: [] for depth in DEPTHS}
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, depth=depth: caught[depth].append(pooled(output).float().cpu())
-        )
-        for depth, name in places.items()
-    ]
-    hooks.append(
-        network.get_submodule(path).register_forward_pre_hook(
-            lambda _, inputs: caught[LAST].append(inputs[0].float().cpu())
-        )
-    )
+    """Run ``network`` over ``images`` once and keep what it makes of them; on a CPU several batches at a time."""
     device = next(network.parameters()).device
-    logits: list[Tensor] = []
+    here = threading.local()  # a batch is run by one thread, which finds there what its own hooks kept
+
+    @torch.inference_mode()
+    def run(part: Tensor) -> dict[str, Tensor]:
+        here.kept = {}
+        outputs = network(normalise(part.to(device), preprocessing)).float().cpu()
+        if report:
+            report(len(part))
+        return {**here.kept, LOGITS: outputs}
+
+    def keep(depth: str, features: Tensor) -> None:
+        here.kept[depth] = features.float().cpu()
+
+    hooks = _watch(network, keep)
+    parts = images.pixels.split(BATCH)
     try:
-        for part in images.pixels.split(BATCH):
-            logits.append(network(normalise(part.to(device), preprocessing)).float().cpu())
-            if report:
-                report(len(part))
+        with one_core_each():
+            seen = spread(run, parts) if device.type == "cpu" else [run(part) for part in parts]
     finally:
         for hook in hooks:
             hook.remove()
-    depths = {depth: torch.cat(parts).numpy() for depth, parts in caught.items()}
-    return Observed(depths, torch.cat(logits).numpy(), tuple(s.label for s in images.samples))
+    found = {name: torch.cat([part[name] for part in seen]).numpy() for name in (*DEPTHS, LOGITS)}
+    return Observed({d: found[d] for d in DEPTHS}, found[LOGITS], tuple(s.label for s in images.samples))
+
+
+def _watch(network: nn.Module, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+    """Hooks that hand ``keep`` the pooled features of each depth."""
+    path = classifier_path(network)
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _, __, output, depth=depth: keep(depth, pooled(output))
+        )
+        for depth, name in blocks_at(find_blocks(network, path)).items()
+    ]
+    classifier = network.get_submodule(path)
+    return [*hooks, classifier.register_forward_pre_hook(lambda _, inputs: keep(LAST, inputs[0]))]

@@ -13,10 +13,17 @@ from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line, names, pairs
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
-from kswapctl.spec import Change, Kind, Rehearsal, Targets
+from kswapctl.spec import DEPTHS, Change, Kind, Rehearsal, Targets, method_at
 
 if TYPE_CHECKING:
+    from kswap_registry import Version
+
     from kswapctl.operations.change import Result
+
+REACHES = {
+    "shallow": " (shallow: what it says, not what its features hold; --depth deep goes further)",
+    "deep": " (deep: what it says, and what its features hold)",
+}
 
 
 def learn(
@@ -29,7 +36,7 @@ def learn(
     retain_per_class: options.RetainPerClass = None,
     target_learn: options.TargetLearn = 0.95,
     max_retain_drop: options.MaxRetainDrop = 0.01,
-    method: options.MethodName = "gs-lora",
+    method: options.MethodName = "",
     preset: options.Preset = "default",
     settings: options.Settings = None,
     blocks: options.Blocks = "",
@@ -61,7 +68,8 @@ def forget(
     retain_per_class: options.RetainPerClass = None,
     target_forget: options.TargetForget = 0.01,
     max_retain_drop: options.MaxRetainDrop = 0.01,
-    method: options.MethodName = "gs-lora",
+    method: options.MethodName = "",
+    depth: options.Depth = "",
     preset: options.Preset = "default",
     settings: options.Settings = None,
     blocks: options.Blocks = "",
@@ -78,7 +86,7 @@ def forget(
 ) -> None:
     """Make a version that knows less: the classes stay in the classifier, the backbone forgets them.
 
-    Example: `kswapctl forget signs --classes 30_kmh,gefahrenstelle`
+    Example: `kswapctl forget signs --classes 30_kmh,gefahrenstelle --depth deep`
     """
     _run(model, [_change("forget", locals())], home, onto)
 
@@ -98,7 +106,8 @@ def swap(
     target_forget: options.TargetForget = 0.01,
     target_learn: options.TargetLearn = 0.95,
     max_retain_drop: options.MaxRetainDrop = 0.01,
-    method: options.MethodName = "gs-lora",
+    method: options.MethodName = "",
+    depth: options.Depth = "",
     preset: options.Preset = "default",
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -132,7 +141,7 @@ def _change(kind: Kind, given: Mapping[str, Any]) -> Change:
         classes=names(given["classes"]),
         source=given["data"],
         retain_source=given.get("retain_data", ""),
-        method=given["method"],
+        method=method_at(given.get("depth", "") if kind == "forget" else "", given["method"]),
         preset=given["preset"],
         settings=pairs(given.get("settings")),
         targets=Targets(
@@ -160,6 +169,16 @@ def _run(model: str, changes: list[Change], home: options.Home, onto: str = "") 
     if not results:  # another process of the same operation prints
         return
     render.data([_shown(r) for r in results], table(results))
+    for result in results:
+        if result.version.kind == "forget":
+            render.say(_what_is_left(result.version))
+
+
+def _what_is_left(version: Version) -> str:
+    """What forgetting to a depth means, and who judges it."""
+    judge = f"how much can be had back, kswapctl audit {version.ref} says"
+    depth = next((d for d, method in DEPTHS.items() if method == version.method), "")
+    return f"forgotten by {version.method}{REACHES.get(depth, '')}: {judge}"
 
 
 def _shown(result: Result) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kswapctl.cli import render
+from kswapctl.spec import DEFAULT_METHOD
 
 
 def _json(asked: bool) -> bool:
@@ -55,7 +56,16 @@ RetainPerClass = Annotated[int | None, typer.Option(min=1, help="Instead: this m
 TargetForget = Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest accuracy left on what is forgotten.")]
 TargetLearn = Annotated[float, typer.Option(min=0.0, max=1.0, help="Lowest accuracy on what is learned.")]
 MaxRetainDrop = Annotated[float, typer.Option(min=0.0, max=1.0, help="Largest accuracy lost on what must stay.")]
-MethodName = Annotated[str, typer.Option("--method", help="A name from `kswapctl methods`.")]
+MethodName = Annotated[
+    str, typer.Option("--method", help="A name from `kswapctl methods`.", show_default=DEFAULT_METHOD)
+]
+Depth = Annotated[
+    str,
+    typer.Option(
+        metavar="shallow|deep",
+        help="How far to forget: what the model says (gs-lora), or its features too (erase). In place of --method.",
+    ),
+]
 Preset = Annotated[str, typer.Option(help="The method's set of values: default, fast, paper.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter (may be repeated).")

@@ -35,7 +35,7 @@ from kswapctl.operations.home import environment
 from kswapctl.operations.residue import Remains, find_remains, knew_before_merging
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Progress
-from kswapctl.runtime import deterministic, pick_device
+from kswapctl.runtime import deterministic, one_core_each, pick_device
 
 SCHEMA = 1
 LIMITATIONS = (
@@ -64,7 +64,7 @@ def audit_version(registry: Registry, version: Version, request: Request, comman
     check_file(subject.audited, request)
     sources = knowledge_of(registry.model(version.model), version).sources
     images = choose_images(subject, sources, request, progress)
-    with deterministic():
+    with deterministic(), one_core_each():
         models = build_models(subject, images, request.device, progress)
         extra = look_further(subject, models, images, request, progress)
         progress.stage("attacking", attacks(request.tier))

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import KswapError
+from kswapctl.errors import KswapError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.operations.documents import Document, read_document
-from kswapctl.spec import Change, Kind, Rehearsal, Targets
+from kswapctl.spec import DEFAULT_METHOD, Change, Depth, Kind, Rehearsal, Targets, method_at
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Setting = str | bool | int | float
@@ -24,8 +24,10 @@ class Options(Document):
     """Image folder, manifest, or hf:NAME; relative to the plan's folder."""
     retain_data: str = ""
     """Where the images of what must stay are."""
-    method: str = "gs-lora"
+    method: str = DEFAULT_METHOD
     """A name in ``kswapctl methods``."""
+    depth: Depth | None = None
+    """How far forgetting goes, in place of a method."""
     preset: str = "default"
     """The method's set of values."""
     set: dict[str, Setting] = Field(default_factory=dict)
@@ -95,13 +97,14 @@ def as_change(step: Learn | Forget, defaults: Options, folder: Path) -> Change:
     values = Options.model_validate({k: v for k, v in given.items() if k in Options.model_fields})
     settings = {name: _as_text(value) for name, value in values.set.items()}
     kind: Kind = step.op
-    find_method(values.method, kind).configure(values.preset, settings)
+    method = _method(step, defaults)
+    find_method(method, kind).configure(values.preset, settings)
     return Change(
         kind=kind,
         classes=tuple(step.classes),
         source=_place(values.data, folder),
         retain_source=_place(values.retain_data, folder),
-        method=values.method,
+        method=method,
         preset=values.preset,
         settings=settings,
         targets=Targets(values.target_forget, values.max_retain_drop, values.target_learn),
@@ -113,6 +116,17 @@ def as_change(step: Learn | Forget, defaults: Options, folder: Path) -> Change:
         device=values.device,
         precision=values.precision,
     )
+
+
+def _method(step: Learn | Forget, defaults: Options) -> str:
+    """Of a method and a depth the operation's own count before the defaults'; a depth is of forgetting only."""
+    if step.op == "learn" and step.depth:
+        raise UsageError("a learn operation has no depth", "give it to the forget operation, or to the defaults")
+    for said in (step, defaults):
+        depth = said.depth if step.op == "forget" else None
+        if depth or "method" in said.model_fields_set:
+            return method_at(depth or "", said.method if "method" in said.model_fields_set else "")
+    return DEFAULT_METHOD
 
 
 def _as_text(value: Setting) -> str:
