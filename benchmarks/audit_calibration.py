@@ -10,7 +10,6 @@ that no model ever saw (R3), where there are such. Run, with the data unpacked::
 
 import argparse
 import dataclasses
-import itertools
 import json
 import statistics
 import tempfile
@@ -27,6 +26,8 @@ from kswapctl.audit.cases import Case
 from kswapctl.audit.protocol import Extra, Models, Plan, conduct
 from kswapctl.audit.relearn import Curve
 from kswapctl.audit.verdict import AUDIT_V1, Measure, judge
+from kswapctl.data.sources import open_source
+from kswapctl.data.splits import take, training_part
 from kswapctl.models.checkpoint import Description, load
 from kswapctl.operations.audit import build_models, case_of, look
 from kswapctl.operations.audit_material import Known, Request, Subject, choose_images, choose_subject
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="one file or more, each of its own seed")
     parser.add_argument("--control", default="")
+    parser.add_argument("--few", type=int, default=0, help="images of each forgotten class that forgetting sees")
     parser.add_argument("--tier", choices=("quick", "standard", "deep"), default="standard")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-o", "--output", type=Path)
@@ -95,15 +97,19 @@ def calibrate(options: argparse.Namespace, seed: int) -> Found:
     request = Request(options.tier, control=options.control, seed=seed)
     with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
         add_model(registry, "model", options.base, Description(), options.data)
-        versions = {name: forget(registry, options, name, seed) for name in options.methods}
+        seen = few_images(options, Path(folder), seed) if options.few else options.data
+        versions = {name: forget(registry, options, name, seed, seen) for name in options.methods}
         subjects = {name: choose_subject(registry, version, request) for name, version in versions.items()}
-    first = next(iter(subjects.values()))
+    first = dataclasses.replace(next(iter(subjects.values())), seen="")  # attackers have all images of the data
     images = choose_images(first, [options.data], request, Silent())
     bench = Bench(options, seed, first, images, Plan(options.tier, seed))
     models = build_models(first, images, "cpu", Silent())
     audited = {"original": (first.original, models.original), "head-masked": (first.original, models.masked)}
     for name, subject in subjects.items():
-        audited[name] = (subject.audited, models.audited if subject is first else bench.meet(subject.audited))
+        audited[name] = (
+            subject.audited,
+            models.audited if first.audited is subject.audited else bench.meet(subject.audited),
+        )
     files = [from_file(path) for path in options.retrained]
     met = [(known, bench.meet(known)) for known in files]
     if met:
@@ -119,14 +125,26 @@ def calibrate(options: argparse.Namespace, seed: int) -> Found:
     return found
 
 
-def forget(registry: Registry, options: argparse.Namespace, name: str, seed: int) -> Version:
-    """Forget on the base, by METHOD or METHOD:PRESET."""
+def few_images(options: argparse.Namespace, folder: Path, seed: int) -> str:
+    """A folder with only so many training images of each class to forget, chosen by ``seed``."""
+    source = open_source(options.data)
+    classes = options.forget.split(",")
+    chosen = take(training_part(source, classes), dict.fromkeys(classes, options.few), f"few {seed}")
+    for sample in chosen:
+        file = folder / "few" / "train" / sample.label / Path(sample.key).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(source.read(sample))
+    return str(folder / "few")
+
+
+def forget(registry: Registry, options: argparse.Namespace, name: str, seed: int, seen: str) -> Version:
+    """Forget on the base, by METHOD or METHOD:PRESET, with the images of ``seen``."""
     method, _, preset = name.partition(":")
     registry.move_head("model", 0)
     classes = tuple(options.forget.split(","))
     settings = dict(text.split("=", 1) for text in options.set)
     change = Change(
-        "forget", classes, options.data, method=method, preset=preset or "default", settings=settings, seed=seed
+        "forget", classes, seen, options.data, method, preset=preset or "default", settings=settings, seed=seed
     )
     return apply(registry, "model", change, "benchmark", Silent()).version
 
@@ -177,22 +195,22 @@ def brief(measure: Measure) -> dict[str, Any]:
 def table(runs: Sequence[Found], kind: str) -> str:
     """Mean over seeds of what each measure says of each model, as Markdown: what is recovered, %, and the index."""
     shown = list(runs[0][kind])
-    lines = [
-        f"| measure | {' | '.join(shown)} | reference {kind} | order | votes |",
-        "|---|" + "---|" * (len(shown) + 3),
-    ]
+    heads = (*shown, f"reference {kind}", "original first", "retrained last", "votes")
+    lines = [f"| measure | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
     ours = next(m for m in shown if m not in {"original", "head-masked", "retrained"})
     for id_ in runs[0][kind][ours]["measures"]:
         each = {model: [run[kind][model]["measures"][id_] for run in runs] for model in shown}
         cells = [cell(each[model]) for model in shown]
         mine = each[ours]
-        reference = mean([m.get("reference") for m in mine])
+        reference = spread([m.get("reference") for m in mine], 100, 1)
         votes = sum(bool(m["votes"]) for m in mine)
-        right = sum(in_order([plain(each[m][i]) for m in shown]) for i in range(len(runs)))
-        shown_reference = "-" if reference is None else f"{100 * reference:.1f}"
-        lines.append(f"| {id_} | {' | '.join(cells)} | {shown_reference} | {right}/{len(runs)} | {votes}/{len(runs)} |")
+        ranked = [[plain(each[model][i]) for model in shown] for i in range(len(runs))]
+        first, last = sum(most(r, 0) for r in ranked), sum(most([-v for v in r], -1) for r in ranked)
+        told = [f"{count}/{len(runs)}" for count in (first, last, votes)]
+        told[1] = told[1] if shown[-1] == "retrained" else "-"
+        lines.append(f"| {id_} | {' | '.join([*cells, reference, *told])} |")
     verdicts = [", ".join(str(run[kind][model]["verdict"]) for run in runs) for model in shown]
-    lines.append(f"| verdict | {' | '.join(verdicts)} | | | |")
+    lines.append(f"| verdict | {' | '.join(verdicts)} | | | | |")
     return "\n".join(lines)
 
 
@@ -201,24 +219,28 @@ def plain(measure: dict[str, Any]) -> float:
     return float(measure.get("audited", measure["value"]) or 0.0)
 
 
-def in_order(values: Sequence[float]) -> bool:
-    """Whether they fall from the original to the retrained, ties allowed up to a point of accuracy."""
-    return all(a >= b - 0.01 for a, b in itertools.pairwise(values))
+def most(values: Sequence[float], place: int) -> bool:
+    """Whether the value at ``place`` is the highest, ties allowed up to a point of accuracy."""
+    return values[place] >= max(values) - 0.01
 
 
 def cell(found: Sequence[dict[str, Any]]) -> str:
-    """Recovered share with the index, or the value itself."""
-    index = mean([m["value"] for m in found])
-    recovered = mean([m.get("audited") for m in found])
-    if recovered is None:
-        return "-" if index is None else f"{index:.3f}"
-    return f"{100 * recovered:.1f} (RI {'-' if index is None else format(index, '.2f')})"
+    """Recovered share with the index over all classes and of the worst class, or the value itself; each with spread."""
+    recovered = [m.get("audited") for m in found]
+    if all(share is None for share in recovered):
+        return spread([m["value"] for m in found], 1, 3)
+    index, worst = spread([m["value"] for m in found], 1, 2), spread([m["worst"] for m in found], 1, 2)
+    return f"{spread(recovered, 100, 1)} ({index}; worst {worst})"
 
 
-def mean(values: Sequence[Any]) -> float | None:
-    """Of the numbers among them."""
-    numbers = [float(v) for v in values if v is not None]
-    return statistics.mean(numbers) if numbers else None
+def spread(values: Sequence[Any], factor: int, digits: int) -> str:
+    """Mean, lowest and highest."""
+    numbers = [factor * float(v) for v in values if v is not None]
+    if not numbers:
+        return "-"
+    lowest, highest = (f"{extreme:.{digits}f}" for extreme in (min(numbers), max(numbers)))
+    between = "" if lowest == highest else f" [{lowest}, {highest}]"
+    return f"{statistics.mean(numbers):.{digits}f}{between}"
 
 
 if __name__ == "__main__":
