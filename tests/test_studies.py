@@ -140,6 +140,7 @@ def test_another_value_or_place_makes_another_cell(tiny: Path) -> None:
         ("orders: [lf]", "orders: [lg]", "orders: an order is made of l and f"),
         ("    forget: [[two]]\n", "", "nothing to forget"),
         ("columns: [Acc_r", "columns: [Acc_x", "columns[0]"),
+        ("    learn: {method: imprint-only}\n", "    orders: [fl]\n", "'fl', with which no order begins"),
         ("contenders:", "contestants:", "is missing"),
     ],
 )
@@ -272,21 +273,25 @@ def test_a_study_that_is_killed_goes_on_without_redoing_or_losing_a_cell(tiny: P
     assert before.items() <= after.items()
 
 
+LESSONS = "    lessons: [{data: digits, classes: [eight]}, {data: digits, classes: [nine]}]\n"
 SMALL = {
     "few": "    images_per_class: 1\n",
     "missing": "    missing: 3\n",
     "tasks": "    draw: {classes: 1, tasks: 3}\n",
+    "lessons": "    draw: {classes: 1, tasks: 2}\n",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "order"), [("few", "f"), ("missing", "f"), ("tasks", "fff")])
+@pytest.mark.parametrize(("kind", "order"), [("few", "f"), ("missing", "f"), ("tasks", "fff"), ("lessons", "lflf")])
 def test_a_small_version_of_each_protocol_runs(tiny: Path, given, tmp_path: Path, invoke, kind, order) -> None:
     """The swap's own small version is the test above."""
     text = (
         TINY.replace("[lf]", f"[{order}]").replace("Acc_l, Acc_f", "Acc_o, Acc_f").replace("    forget: [[two]]\n", "")
     )
-    tiny.write_text(text + SMALL[kind] + ("" if kind == "tasks" else "    forget: [[two]]\n"))
+    if kind == "lessons":
+        text = text.replace("    learn_data: digits\n    learn: [eight]\n", LESSONS)
+    tiny.write_text(text + SMALL[kind] + ("" if "draw" in SMALL[kind] else "    forget: [[two]]\n"))
     use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
     ran = invoke(None, "study", tiny, *use, "-o", tmp_path / "out", "--workers", "1", "--seeds", "1", "--json", "-q")
     assert ran.code == 0, ran.err

@@ -52,12 +52,13 @@ def cells_of(study: Study, given: dict[str, str]) -> list[Cell]:
             for contender in study.contenders:
                 if contender.splits and split.name not in contender.splits:
                     continue
-                found += [_cell(study, given, contender, split, order, seed) for order in study.orders]
+                found += [_cell(study, given, contender, split, o, seed) for o in contender.orders or study.orders]
     return found
 
 
 def _cell(study: Study, given: Mapping[str, str], contender: Contender, split: Split, order: str, seed: int) -> Cell:
-    decides = [study.base, study.data, dict(given), contender.model_dump(), split.model_dump(), order, seed]
+    recipes = contender.model_dump(exclude={"splits", "orders"})
+    decides = [study.base, study.data, dict(given), recipes, split.model_dump(), order, seed]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     words = f"{contender.name}-{split.name}-{order}-{seed}"
     return Cell(contender, split, order, seed, f"{re.sub(r'[^A-Za-z0-9]+', '-', words)}-{digest}")
@@ -141,13 +142,12 @@ def _change(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets:
 
 
 def _few(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets: Sets) -> tuple[str, str, float]:
-    """Manifests of few images a class, and of what must stay without the missing classes; and the rehearsed share."""
+    """Folders of few images a class, and of what must stay without the missing classes; and the rehearsed share."""
     source = open_source(place(study, given, study.data))
     each = images_needed(cell.split.images_per_class) if cell.split.images_per_class else None
     stays = [c for c in sets.known if not any(c in task for task in sets.tasks)]
     gone = set(random.Random(cell.seed).sample(stays, cell.split.missing))  # noqa: S311 - a choice of classes
     here = folder.parent / "subsets"
-    everything = write_subset(source, sets.known, each, cell.seed, here / f"{cell.key}.csv")
-    left = [c for c in stays if c not in gone]
-    retained = write_subset(source, left, each, cell.seed, here / f"{cell.key}-retain.csv")
+    everything = write_subset(source, sets.known, each, cell.seed, here) if each else source.name
+    retained = write_subset(source, [c for c in stays if c not in gone], each, cell.seed, here)
     return str(everything), str(retained), 1.0 if each else cell.contender.retain_share

@@ -41,6 +41,8 @@ class Contender(Document):
     """Share of the retained training images that is rehearsed."""
     splits: tuple[str, ...] = ()
     """Splits it takes part in; empty: all."""
+    orders: tuple[str, ...] = ()
+    """Beginnings of the study's orders that it runs; empty: all orders, whole."""
 
     def recipe(self, kind: Kind) -> Recipe:
         """How it does ``kind``; :class:`UsageError` where it does not."""
@@ -145,8 +147,13 @@ def place(study: Study, given: dict[str, str], name: str) -> str:
 
 def _check(study: Study) -> None:
     known = [s.name for s in study.splits]
-    letters = {letter for order in study.orders for letter in order}
     for contender in study.contenders:
+        for order in contender.orders:
+            if not any(whole.startswith(order) for whole in study.orders):
+                raise UsageError(
+                    f"{contender.name} runs {order!r}, with which no order begins", nearest(order, study.orders)
+                )
+        letters = {letter for order in contender.orders or study.orders for letter in order}
         for kind, letter in (("learn", "l"), ("forget", "f")):
             if letter in letters:
                 recipe = contender.recipe("learn" if kind == "learn" else "forget")
@@ -155,6 +162,7 @@ def _check(study: Study) -> None:
         for name in contender.splits:
             if name not in known:
                 raise UsageError(f"{contender.name} names the split {name!r}, which there is not", nearest(name, known))
+    letters = {letter for order in study.orders for letter in order}
     for split in study.splits:
         if "f" in letters and not (split.forget or split.draw):
             raise UsageError(f"split {split.name!r} has nothing to forget", "give it forget or draw")

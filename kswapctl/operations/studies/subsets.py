@@ -1,15 +1,18 @@
-"""Manifests of few images a class, for few-shot and missing-class studies; the test part stays whole."""
+"""Folders of few images a class, for few-shot and missing-class studies: training images only.
+
+The images are copied: a manifest may name none outside its own folder.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kswapctl.data.sources import Source
 from kswapctl.data.splits import by_class, take, training_part
-from kswapctl.errors import UsageError
 from kswapctl.spec import Rehearsal
 
 
@@ -21,19 +24,27 @@ def images_needed(trained: int) -> int:
     return count
 
 
-def write_subset(source: Source, classes: Collection[str], each: int | None, seed: int, file: Path) -> Path:
-    """A manifest of ``each`` training images (None: all) of every one of ``classes``, drawn by ``seed``."""
-    root = Path(source.name)
-    if not root.exists():
-        raise UsageError(f"{source.name} is no folder or manifest", "few-shot studies need images in files")
-    folder = root if root.is_dir() else root.parent
+def write_subset(source: Source, classes: Collection[str], each: int | None, seed: int, place: Path) -> Path:
+    """A folder under ``place`` of ``each`` training images (None: all) of every one of ``classes``, drawn by ``seed``.
+
+    Its name tells what is in it, so that it is written once; it is there whole, or not at all.
+    """
+    digest = hashlib.sha256("\0".join([source.name, *sorted(classes)]).encode()).hexdigest()[:8]
+    folder = place / f"{each or 'all'}-{seed}-{digest}"
+    if folder.is_dir():
+        return folder
     samples = training_part(source, classes)
     counts = {label: each or len(group) for label, group in by_class(samples).items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = [("path", "label", "split")]
-    text += [(str(folder / s.key), s.label, "train") for s in take(samples, counts, f"few {seed}")]
-    temporary = file.with_suffix(f".{hashlib.sha256(str(file).encode()).hexdigest()[:8]}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(text)
-    temporary.replace(file)
-    return file
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=place, prefix="."))
+    for number, sample in enumerate(take(samples, counts, f"few {seed}")):
+        file = temporary / "train" / sample.label / f"{number:06}{PurePosixPath(sample.key).suffix or '.png'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(source.read(sample))
+    try:
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        if not folder.is_dir():
+            raise
+    return folder  # if it was there meanwhile, another worker wrote the same
