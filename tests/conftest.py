@@ -158,6 +158,50 @@ def trained_home(base_home: Path, digits: Path, tmp_path_factory: pytest.TempPat
     return home
 
 
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same pictures of coloured rectangles with ``boxes`` and with ``masks``; not to be changed."""
+    from shapes import write_shapes
+
+    boxes, masks = write_shapes(tmp_path_factory.mktemp("shapes"))
+    return {"boxes": boxes, "masks": masks}
+
+
+@pytest.fixture(scope="session")
+def dense_home(shapes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a detector and a segmenter of random weights; not to be changed."""
+    from shapes import NETWORKS, write_network
+
+    folder = tmp_path_factory.mktemp("dense")
+    assert invoke(folder / "home", "init").code == 0
+    for kind in ("rt_detr", "segformer"):
+        data = shapes[NETWORKS[kind][1]]
+        ran = invoke(folder / "home", "add", kind, write_network(folder / kind, kind), "--data", data)
+        assert ran.code == 0, ran.err
+    return folder / "home"
+
+
+@pytest.fixture(scope="session")
+def dense_changed_home(dense_home: Path, shapes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after each learned blue and forgot red, in two steps; not to be changed."""
+    from shapes import NETWORKS
+
+    home = Path(shutil.copytree(dense_home, tmp_path_factory.mktemp("changed") / "home"))
+    for kind in ("rt_detr", "segformer"):
+        data = shapes[NETWORKS[kind][1]]
+        for line in (("learn", kind, "--data", data, "--classes", "blue"), ("forget", kind, "--classes", "red")):
+            ran = invoke(home, *line, "--preset", "fewest", "--set", "cycles=1")
+            assert ran.code == 0, ran.err
+    return home
+
+
+@pytest.fixture
+def dense_changed(dense_changed_home: Path, tmp_path: Path) -> Run:
+    """Run a command on a copy of the registry with the changed detector and segmenter."""
+    home = Path(shutil.copytree(dense_changed_home, tmp_path / "home"))
+    return lambda *arguments: invoke(home, *arguments)
+
+
 @pytest.fixture
 def home(trained_home: Path, tmp_path: Path) -> Path:
     """A copy of the trained registry, to change."""

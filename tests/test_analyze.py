@@ -10,6 +10,7 @@ from torch import nn
 
 from kswapctl.analysis.layers import change_by_block, gradient_by_block
 from kswapctl.spec import Preprocessing
+from kswapctl.tasks import TASKS
 
 
 def test_the_change_is_relative_to_the_block_s_norm() -> None:
@@ -25,7 +26,8 @@ def test_the_gradient_is_that_of_the_mean_loss() -> None:
     nn.init.zeros_(network[1].weight)
     pixels = torch.full((3, 1, 1, 1), 255, dtype=torch.uint8)
     shape = Preprocessing((1, 1, 1), (0.0,), (1.0,))
-    found = gradient_by_block(network, pixels, torch.zeros(3, dtype=torch.long), shape, {"head": ["1"]})
+    images = (pixels, torch.zeros(3, dtype=torch.long))
+    found = gradient_by_block(network, TASKS["classification"], images, [0], shape, {"head": ["1"]})
     assert found == pytest.approx((0.5,))
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from shapes import NETWORKS, write_network, write_shapes
+from shapes import NETWORKS, write_network
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import DataError, NotFoundError
+from kswapctl.errors import DataError, NotFoundError, UsageError
 from kswapctl.methods import METHODS
 from kswapctl.tasks import TASKS
 
 FEWEST = ("--set", "steps=2", "--set", "cycles=1", "--set", "retain_views=1", "--set", "change_views=1")
 EVERY = [(name, method.kind) for name, kinds in METHODS.items() for method in kinds]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    boxes, masks = write_shapes(tmp_path_factory.mktemp("shapes"))
-    return {"boxes": boxes, "masks": masks}
 
 
 @pytest.fixture
@@ -154,48 +149,103 @@ def test_an_image_is_in_one_part_whichever_class_is_asked_for(shapes):
     assert not trained & held
 
 
-@pytest.fixture(scope="module")
-def dense_home(shapes, tmp_path_factory):
-    """A registry with a detector and a segmenter of random weights; not to be changed."""
-    from conftest import invoke
+@pytest.mark.parametrize("model", ["rt_detr", "segformer"])
+def test_what_was_learned_and_forgotten_is_measured_merged_and_taken_back(dense_changed, shapes, tmp_path, model):
+    data = shapes[NETWORKS[model][1]]
+    result = dense_changed("eval", model, "--json").json
+    assert {s["name"] for s in result["sets"]} == {"retain", "learned", "forgotten"}
+    assert set(result["taken_for"]) == {"red"}
+    shares = [share for _, share in result["taken_for"]["red"]]
+    assert all(0 < share <= 1 for share in shares)
+    assert sum(shares) <= 1 + 1e-6
+    assert {name for name, _ in result["taken_for"]["red"]} <= {"red", "green", "blue", "no object"}
+    assert dense_changed("merge", model, "-o", tmp_path / "merged.safetensors").code == 0
+    added = dense_changed("add", "again", tmp_path / "merged.safetensors")
+    assert added.code == 0, added.err
+    again = dense_changed("eval", "again", "--data", data, "--per-class", "--json").json["per_class"]
+    assert {c["name"] for c in again} == {"red", "green", "blue"}
+    assert dense_changed("rollback", model, "--to", "base").code == 0
 
-    folder = tmp_path_factory.mktemp("dense")
-    assert invoke(folder / "home", "init").code == 0
-    for kind in ("rt_detr", "segformer"):
-        ran = invoke(
-            folder / "home", "add", kind, write_network(folder / kind, kind), "--data", shapes[NETWORKS[kind][1]]
-        )
-        assert ran.code == 0, ran.err
-    return folder / "home"
+
+def break_boxes(folder, change):
+    listed = json.loads((folder / "train.json").read_text())
+    change(listed)
+    (folder / "train.json").write_text(json.dumps(listed))
 
 
-@pytest.fixture
-def dense(dense_home, tmp_path, invoke):
-    """Run a command on a copy of the registry with a detector and a segmenter."""
-    home = Path(shutil.copytree(dense_home, tmp_path / "home"))
-    return lambda *arguments: invoke(home, *arguments)
+BROKEN = {
+    "no such image file": ("boxes", lambda f: (f / "train" / "train0.png").unlink(), 4, "train0.png"),
+    "an image that is not listed": (
+        "boxes", lambda f: break_boxes(f, lambda d: d["annotations"][0].update(image_id=99)), 4, "image 99",
+    ),
+    "a box outside": (
+        "boxes", lambda f: break_boxes(f, lambda d: d["annotations"][0].update(bbox=[60, 0, 20, 10])), 4, "outside",
+    ),
+    "an unknown category": (
+        "boxes", lambda f: break_boxes(f, lambda d: d["annotations"][0].update(category_id=7)), 4, "category 7",
+    ),
+    "a mask of another size": (
+        "masks", lambda f: Image.new("L", (9, 9)).save(f / "train" / "masks" / "train0.png"), 4, "mask train0.png",
+    ),
+    "no mask": ("masks", lambda f: (f / "train" / "masks" / "train0.png").unlink(), 4, "train0.png"),
+    "an index without a name": (
+        "masks", lambda f: Image.new("L", (64, 64), 9).save(f / "train" / "masks" / "train0.png"), 4, "index 9",
+    ),
+    "a class that no box has": ("boxes", lambda f: None, 3, "violet"),
+    "a class that no mask has": ("masks", lambda f: None, 3, "violet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", BROKEN)
+def test_bad_annotations_are_one_line_and_change_nothing(dense_home, shapes, tmp_path, invoke, state, problem):
+    marks, harm, code, said = BROKEN[problem]
+    folder = Path(shutil.copytree(shapes[marks], tmp_path / "data"))
+    harm(folder)
+    before = state(dense_home)
+    model = {"boxes": "rt_detr", "masks": "segformer"}[marks]
+    wanted = "violet" if "class" in problem else "blue"
+    ran = invoke(dense_home, "learn", model, "--data", folder, "--classes", wanted, "-q", *FEWEST)
+    assert ran.code == code, ran.err
+    first, *hint = ran.err.splitlines()
+    assert first.startswith("error: ")
+    assert said in first
+    assert all(line.startswith("hint: ") for line in hint)
+    assert len(hint) <= 1
+    assert state(dense_home) == before
+
+
+def test_a_box_without_area_is_left_out(annotations):
+    """Public sets have some; nothing can be matched with them."""
+    folder, listed = annotations
+    before = len(open_source(str(folder)).mark("train/train0.png", (64, 64)).boxes)
+    first = next(a for a in listed["annotations"] if a["image_id"] == 0)
+    first["bbox"] = [10.0, 10.0, 0.0, 0.0]
+    (folder / "train.json").write_text(json.dumps(listed))
+    assert len(open_source(str(folder)).mark("train/train0.png", (64, 64)).boxes) == before - 1
+
+
+def test_a_detector_refuses_images_without_boxes(dense_changed, digits):
+    ran = dense_changed("learn", "rt_detr", "--data", digits, "--classes", "nine", *FEWEST)
+    assert ran.code == 4
+    assert "has labels, the model needs boxes" in ran.err
 
 
 @pytest.mark.parametrize("model", ["rt_detr", "segformer"])
-def test_learning_forgetting_and_merging_take_the_same_commands(dense, shapes, tmp_path, model):
-    data = shapes[NETWORKS[model][1]]
-    for line in (("learn", model, "--data", data, "--classes", "blue"), ("forget", model, "--classes", "red")):
-        ran = dense(*line, *FEWEST, "--set", "sparsity=0.0")
-        assert ran.code == 0, ran.err
-    assert dense("merge", model, "-o", tmp_path / "merged.safetensors").code == 0
-    added = dense("add", "again", tmp_path / "merged.safetensors")
-    assert added.code == 0, added.err
-    sets = {s["name"]: s for s in dense("eval", model, "--json").json["sets"]}
-    assert set(sets) == {"retain", "learned", "forgotten"}
-    again = dense("eval", "again", "--data", data, "--per-class", "--json").json["per_class"]
-    assert {c["name"] for c in again} == {"red", "green", "blue"}
-    assert dense("rollback", model, "--to", "base").code == 0
+def test_an_audit_is_refused_and_says_where_to_look(dense_changed, model):
+    ran = dense_changed("audit", model)
+    assert ran.code == 2
+    assert "the attacks of an audit need one label an image" in ran.err
 
 
-def test_a_detector_refuses_images_without_boxes(dense, digits):
-    ran = dense("learn", "rt_detr", "--data", digits, "--classes", "nine", *FEWEST)
-    assert ran.code == 4
-    assert "has labels, the model needs boxes" in ran.err
+@pytest.mark.parametrize("model", ["rt_detr", "segformer"])
+def test_figures_of_a_stack_are_drawn(dense_changed, tmp_path, model):
+    ran = dense_changed("analyze", model, "-o", tmp_path, "--json", "-q")
+    assert ran.code == 0, ran.err
+    learned, forgot = json.loads((tmp_path / "layers.json").read_text())
+    assert any(learned["gradient"])
+    assert all(math.isfinite(g) for profile in (learned, forgot) for g in profile["gradient"])
+    said = json.loads((tmp_path / "samples.json").read_text())
+    assert {s["set"] for s in said} == {"learned", "forgotten", "retained"}
 
 
 @pytest.mark.slow
@@ -213,17 +263,110 @@ def test_every_family_goes_through_the_commands(shapes, tmp_path, invoke, kind):
         ("merge", "m", "-o", tmp_path / "merged.safetensors"),
         ("add", "again", tmp_path / "merged.safetensors", "--data", data),
         ("bundle", "m", "-o", tmp_path / "m.bundle"),
+        ("show-predictions", "m", "-o", tmp_path / "m.png"),
     ):
         ran = invoke(home, *line)
         assert ran.code == 0, (line[0], ran.err)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["rt_detr", "segformer"])
+@pytest.mark.parametrize("model", ["digits", "rt_detr", "segformer"])
 @pytest.mark.parametrize(("name", "kind"), EVERY)
-def test_a_method_written_for_images_runs_on_objects_and_pixels(dense, shapes, model, name, kind):
-    data = shapes[NETWORKS[model][1]]
-    line = (kind, model, "--data", data, "--classes", {"learn": "blue", "forget": "red"}[kind], "--method", name)
-    ran = dense(*line, *FEWEST)
+def test_every_method_serves_every_task(dense_home, base_home, shapes, digits, tmp_path, invoke, model, name, kind):
+    """Methods know items, not tasks: the same file learns and forgets images, objects and pixels."""
+    home = Path(shutil.copytree(base_home if model == "digits" else dense_home, tmp_path / "home"))
+    data = digits if model == "digits" else shapes[NETWORKS[model][1]]
+    classes = {"learn": "nine", "forget": "three"} if model == "digits" else {"learn": "blue", "forget": "red"}
+    ran = invoke(home, kind, model, "--data", data, "--classes", classes[kind], "--method", name, *FEWEST)
     assert ran.code == 0, ran.err
-    assert dense("rollback", model, "--to", "base").code == 0
+    assert invoke(home, "eval", model).code == 0
+    assert invoke(home, "rollback", model, "--to", "base").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["detr", "rt_detr", "segformer", "yolos"])
+def test_an_exported_network_answers_as_the_model_does(shapes, tmp_path, invoke, kind):
+    import onnx
+
+    home, file = tmp_path / "home", tmp_path / "m.onnx"
+    data = shapes[NETWORKS[kind][1]]
+    assert invoke(home, "init").code == 0
+    network = write_network(tmp_path / kind, kind)
+    sharpen(network)
+    assert invoke(home, "add", "m", network, "--data", data).code == 0
+    ran = invoke(home, "export", "m", "-o", file, "--json", "-q")
+    assert ran.code == 0, ran.err
+    assert ran.json["largest_logit_difference"] < 1e-3
+    assert ran.json["top1_agreement"] == 1.0
+    said = {p.key: p.value for p in onnx.load(file).metadata_props}
+    assert json.loads(said["kswapctl"])["outputs"] == TASKS[NETWORKS_TASK[NETWORKS[kind][1]]].answered
+
+
+NETWORKS_TASK = {"boxes": "detection", "masks": "segmentation"}
+
+
+def sharpen(network):
+    """Random weights give all places nearly one score: which come first would be a matter of rounding."""
+    from safetensors.torch import load_file, save_file
+
+    file = network / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if "enc_score_head" in name and name.endswith("weight"):
+            tensor *= 30
+    save_file(tensors, file, {"format": "pt"})
+
+
+def test_an_operator_that_cannot_be_exported_is_named(tmp_path):
+    from kswapctl.export.onnx import write_onnx
+    from kswapctl.spec import ModelSpec, Preprocessing
+
+    class Bessel(torch.nn.Module):
+        def forward(self, images):
+            return torch.special.bessel_j0(images).flatten(1)
+
+    spec = ModelSpec("odd", {}, ("a",), Preprocessing((3, 4, 4), (0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(UsageError, match=r"odd cannot be exported: .* operator prims.bessel_j0"):
+        write_onnx(Bessel(), spec, tmp_path / "m.onnx", 18, {})
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_queries_in_another_order_are_the_same_answer():
+    """Two queries above the floor and one below; the other network gives them in reverse, the sure one off by 0.5."""
+    one = torch.tensor(
+        [[[[0.2, 0.2, 0.1, 0.1, 0.0, 3.0], [0.7, 0.7, 0.2, 0.2, 0.0, 1.0], [0.5, 0.5, 0.1, 0.1, 0.0, -9.0]]]]
+    )
+    other = one.flip(2).clone()
+    other[0, 0, 2, 5] += 0.5
+    aligned = TASKS["detection"].aligned(one, other)
+    assert (aligned.one - aligned.other).abs().max(dim=1).values.tolist() == [0.5, 0.0]
+
+
+COCO = "KSWAP_COCO"
+"""Where COCO images lie: a folder with train.json, test.json and their images; else shapes stand for them."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_persons_are_forgotten_in_files_as_coco_has_them(shapes, tmp_path, invoke):
+    """The mechanics only: the Deformable DETR has random weights."""
+    data = Path(os.environ[COCO]) if COCO in os.environ else shapes["boxes"]
+    gone = "person" if COCO in os.environ else "red"
+    classes = open_source(str(data)).classes
+    home, network = tmp_path / "home", write_network(tmp_path / "net", "deformable_detr", classes)
+    for line in (
+        ("init",),
+        ("add", "coco", network, "--data", data),
+        ("forget", "coco", "--classes", gone, *FEWEST, "--set", "sparsity=0.0"),
+    ):
+        ran = invoke(home, *line)
+        assert ran.code == 0, (line[0], ran.err)
+    sets = {s["name"]: s for s in invoke(home, "eval", "coco", "--json").json["sets"]}
+    assert sets["forgotten"]["classes"] == 1
+    assert sets["retain"]["classes"] == len(sets_of(data, classes)) - 1
+
+
+def sets_of(data, classes):
+    """The classes that the test part has objects of."""
+    source = open_source(str(data))
+    return {s.label for s in source.samples if s.split == "test"} & set(classes)

@@ -20,6 +20,7 @@ from kswapctl.operations.look import test_images as images_of
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Silent
 from kswapctl.spec import ModelSpec
+from kswapctl.tasks import TASKS
 
 SHAPE = {"img_size": 16, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}
 
@@ -180,18 +181,18 @@ def test_parity_worked_by_hand() -> None:
     """Allowed: 1e-4 + 1e-3 * |logit|; a top-1 that differs within a margin of 1e-3 is no disagreement."""
     expected = torch.tensor([[2.0, 1.0], [1.0, 1.0005]])
     fine = torch.tensor([[2.002, 1.0], [1.0006, 1.0004]])
-    parity = check_parity(expected, fine, "fp32")
+    parity = check_parity(expected, fine, "fp32", TASKS["classification"])
     assert parity.largest == pytest.approx(0.002, rel=1e-2)
     assert (parity.images, parity.agreement) == (2, 0.5)
     with pytest.raises(ParityError):
-        check_parity(expected, fine + torch.tensor([0.0, 0.002]), "fp32")
+        check_parity(expected, fine + torch.tensor([0.0, 0.002]), "fp32", TASKS["classification"])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_another_answer_where_the_model_was_sure_is_a_parity_error(precision: str) -> None:
     expected = torch.tensor([[2.0, 1.0]]).repeat(20, 1)
     with pytest.raises(ParityError):
-        check_parity(expected, expected.flip(1), precision)  # type: ignore[arg-type]
+        check_parity(expected, expected.flip(1), precision, TASKS["classification"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", ["merge", "export"])

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
+from kswapctl.models.dense import examine
 from kswapctl.spec import Preprocessing
+from kswapctl.tasks import Task
 
 BATCH = 128
 
@@ -28,7 +29,7 @@ class Profile:
     change: tuple[float, ...]
     """Frobenius norm of the weights' change, over the norm of the weights."""
     gradient: tuple[float, ...]
-    """Mean absolute gradient of the cross-entropy on the operation's classes, before the operation."""
+    """Mean absolute gradient of the loss on the operation's classes, before the operation."""
 
 
 def change_by_block(
@@ -46,20 +47,31 @@ def change_by_block(
 
 def gradient_by_block(
     network: nn.Module,
-    pixels: Tensor,
-    targets: Tensor,
+    task: Task,
+    images: tuple[Tensor, Tensor],
+    rows: Sequence[int],
     preprocessing: Preprocessing,
     blocks: Mapping[str, Sequence[str]],
 ) -> tuple[float, ...]:
-    """Mean absolute gradient of the mean cross-entropy of (N, C, H, W) uint8 images, over each block's weights."""
+    """Mean absolute gradient of the loss, over each block's weights.
+
+    ``images`` are (N, C, H, W) uint8 and their targets. The loss is the mean over the images of their mean over the
+    items whose class is among ``rows``; images without one are left out.
+    """
     weights = {
         name: [network.get_parameter(f"{layer}.weight").requires_grad_(True) for layer in layers]
         for name, layers in blocks.items()
     }
     network.zero_grad(set_to_none=True)
-    for part, expected in zip(pixels.split(BATCH), targets.split(BATCH), strict=True):
-        loss = F.cross_entropy(network(normalise(part, preprocessing)), expected, reduction="sum") / len(targets)
-        loss.backward()
+    wanted = torch.tensor(rows) + task.spare
+    batch = max(1, round(BATCH * task.share))
+    for part, expected in zip(images[0].split(batch), images[1].split(batch), strict=True):
+        features, outputs = examine(network, normalise(part, preprocessing))
+        items = task.items(features, outputs, task.truth(expected, outputs))
+        chosen = torch.isin(items.targets, wanted)  # (B, S)
+        losses = task.losses(items.outputs[chosen], items.targets[chosen])
+        shares = (1 / chosen.sum(1, keepdim=True).clamp_min(1)).expand_as(chosen)[chosen]
+        (losses * shares).sum().div(len(images[0])).backward()
     return tuple(_mean_size([w.grad for w in group if w.grad is not None]) for group in weights.values())
 
 

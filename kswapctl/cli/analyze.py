@@ -1,4 +1,4 @@
-"""The analyze command: figures."""
+"""Commands that draw: analyze and show-predictions."""
 
 from __future__ import annotations
 
@@ -47,4 +47,45 @@ def analyze(
     render.data([str(file) for file in files], render.table("", ["file"], [[file] for file in files]))
 
 
-COMMANDS = {"analyze": analyze}
+def show_predictions(
+    ref: options.Ref,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .png or .svg to write.")],
+    before: Annotated[str, typer.Option(metavar="V", help="The version to hold it against, as in MODEL@V.")] = "base",
+    classes: Annotated[
+        str, typer.Option("--classes", metavar="A,B", help="Classes to show; else a few of each set.")
+    ] = "",
+    images: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 2,
+    data: options.EvalData = None,
+    overwrite: options.Overwrite = False,
+    home: options.Home = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Draw test images as they are marked, and what two versions answer: labels, boxes or masks, side by side.
+
+    Example: `kswapctl show-predictions cells -o cells.png`, `kswapctl show-predictions cells@2 --before 1 -o 2.png`
+    """
+    with open_home(home, read_only=True) as registry, render.Live() as live:
+        from kswapctl.operations.pictures import Request
+        from kswapctl.operations.pictures import show_predictions as draw
+
+        version = registry.resolve(ref)
+        earlier = registry.resolve(f"{version.model}@{before}")
+        request = Request(output, options.names(classes), images, tuple(data or ()), overwrite)
+        said = draw(registry, earlier, version, request, live).said()
+    rows = [
+        (s["image"], f"{s['class']} ({s['set']})", *(_amounts(s[k]) for k in ("marked", "before", "after")))
+        for s in said
+    ]
+    shown = {"file": output, "before": earlier.ref, "after": version.ref, "images": said}
+    columns = ["image", "shows", "marked", f"before, {earlier.ref}", f"after, {version.ref}"]
+    render.data(shown, render.table(str(output), columns, rows))
+
+
+def _amounts(said: dict[str, float]) -> str:
+    """Classes with the number of their objects, or their share of the image or of the answer."""
+    shown = [f"{name} {amount:.0%}" if 0 < amount < 1 else f"{name} {amount:.0f}" for name, amount in said.items()]
+    return ", ".join(shown[:4]) + (" ..." if len(shown) > 4 else "") or "-"
+
+
+COMMANDS = {"analyze": analyze, "show-predictions": show_predictions}

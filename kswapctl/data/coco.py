@@ -58,7 +58,8 @@ def _read_part(file: Path, root: Path) -> dict[str, Boxes]:
         images[image["id"]] = image
     boxes: dict[Any, list[Box]] = defaultdict(list)
     for annotation in parsed["annotations"]:
-        boxes[annotation["image_id"]].append(_box(annotation, images, categories, file.name))
+        if (box := _box(annotation, images, categories, file.name)) is not None:
+            boxes[annotation["image_id"]].append(box)
     return {
         str((folder / image["file_name"]).relative_to(root)): Boxes(tuple(boxes[index]))
         for index, image in images.items()
@@ -83,7 +84,10 @@ def _parse(file: Path) -> dict[str, Any]:
     return dict(parsed)
 
 
-def _box(annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, str], file: str) -> Box:
+def _box(
+    annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, str], file: str
+) -> Box | None:
+    """One annotation, checked; None for a box without area, of which public sets have a few: nothing can answer it."""
     name = f"annotation {annotation['id']} of {file}"
     image = images.get(annotation["image_id"])
     if image is None:
@@ -98,11 +102,13 @@ def _box(annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: M
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} has the box {annotation['bbox']!r}", "a box is [left, top, width, height]") from error
     inside = left >= -SLACK and top >= -SLACK and left + wide <= width + SLACK and top + high <= height + SLACK
-    if not (wide > 0 and high > 0 and inside):
+    if not (wide >= 0 and high >= 0 and inside):
         raise DataError(
             f"{name} has a box outside its image {image['file_name']} of {width} x {height}: {annotation['bbox']}",
             "a box is [left, top, width, height], in pixels",
         )
+    if not wide or not high:
+        return None
     right, bottom = min(left + wide, width), min(top + high, height)
     left, top = max(left, 0.0), max(top, 0.0)
     place = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)

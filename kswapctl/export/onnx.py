@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
-from kswapctl.errors import DataError, ParityError
+from kswapctl.errors import DataError, ParityError, UsageError
 from kswapctl.spec import ModelSpec
+from kswapctl.tasks import Task
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is first imported
 
@@ -25,6 +27,8 @@ ABSOLUTE, RELATIVE, MARGIN = 1e-4, 1e-3, 1e-3
 """An fp32 logit may differ by ABSOLUTE + RELATIVE * |logit|; top-1 must agree where its margin exceeds MARGIN."""
 LEAST_AGREEMENT: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.995, "int8": 0.97}
 """Lowest share of images with the same top-1, by precision."""
+OPERATOR = re.compile(r"OpOverload\(op='([\w.:]+)'|target=torch\.ops\.([\w.]+)")
+"""How the exporter names an operator of torch in its messages."""
 LARGE = 1_500_000_000
 """Bytes of weights above which they go to a file beside the model (protobuf ends at 2 GB)."""
 
@@ -37,29 +41,53 @@ class Parity:
     largest: float
     """Largest difference of a logit."""
     agreement: float
-    """Share of images with the same top-1, in [0, 1]."""
+    """Share of images, objects or pixels with the same top-1, in [0, 1]."""
 
 
 def write_onnx(network: nn.Module, spec: ModelSpec, path: Path, opset: int, metadata: Mapping[str, Any]) -> None:
-    """Export ``network`` with a dynamic batch; ``metadata`` is JSON under the key ``kswapctl``."""
+    """Export ``network`` with a dynamic batch; ``metadata`` is JSON under the key ``kswapctl``.
+
+    A network with an operator that ONNX has no counterpart of is a :class:`UsageError` that names it.
+    """
     example = torch.zeros(2, *spec.preprocessing.input_size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: "batch"},),
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=opset,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: "batch"},),
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=opset,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UsageError(
+                f"{spec.architecture} cannot be exported: {_why(error)}", "ship it as weights: kswapctl merge"
+            ) from error
     assert program is not None
     program.model.metadata_props["kswapctl"] = json.dumps(metadata, sort_keys=True)
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     program.save(str(path), external_data=size > LARGE)
+
+
+def _why(error: BaseException) -> str:
+    """The operator that the exporter stopped at, and the first line of the first error."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for one in reversed(chain):
+        if found := OPERATOR.search(str(one)):
+            return f"the exporter stops at the operator {found.group(1) or found.group(2)} ({_line(chain[-1])})"
+    return _line(chain[-1])
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
 def to_fp16(path: Path) -> None:
@@ -111,19 +139,21 @@ def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Te
     return torch.cat(outputs)
 
 
-def check_parity(expected: Tensor, exported: Tensor, precision: Precision) -> Parity:
-    """Compare (N, K) logits; a difference beyond the precision's bounds is a :class:`ParityError`."""
-    difference = (expected - exported).abs()
-    top = expected.topk(2, dim=-1).values
+def check_parity(expected: Tensor, exported: Tensor, precision: Precision, task: Task) -> Parity:
+    """Compare the outputs of N images; a difference beyond the precision's bounds is a :class:`ParityError`."""
+    aligned = task.aligned(expected, exported)
+    difference = (aligned.one - aligned.other).abs()
+    scores, others = aligned.one[:, aligned.first :], aligned.other[:, aligned.first :]
+    top = scores.topk(2, dim=-1).values
     decided = top[:, 0] - top[:, 1] > MARGIN
-    same = expected.argmax(dim=-1) == exported.argmax(dim=-1)
+    same = scores.argmax(dim=-1) == others.argmax(dim=-1)
     parity = Parity(len(expected), difference.max().item(), same.float().mean().item())
-    beyond = precision == "fp32" and bool((difference > ABSOLUTE + RELATIVE * expected.abs()).any())
+    beyond = precision == "fp32" and bool((difference > ABSOLUTE + RELATIVE * aligned.one.abs()).any())
     agreement = same[decided].float().mean().item() if decided.any() else 1.0
     if beyond or not torch.isfinite(exported).all() or agreement < LEAST_AGREEMENT[precision]:
         raise ParityError(
             f"the {precision} file differs from the model: logits by up to {parity.largest:.2g}, top-1 the same on "
-            f"{parity.agreement:.2%} of {parity.images} images; it was not kept",
+            f"{parity.agreement:.2%} over {parity.images} images; it was not kept",
             "export in fp32, or with another --opset",
         )
     return parity

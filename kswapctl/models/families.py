@@ -121,6 +121,8 @@ def adopt(network: Any, family: Family) -> Dense:
         heads += [f"{place}.{index}" for index in range(len(network.get_submodule(place)))]
     else:
         heads.append(family.head)
+    if hasattr(network, "criterion"):
+        network.criterion = None  # for training its own way; its buffers count classes
     network.class_heads = tuple(heads)
     network.spare = family.spare
     adopted: Dense = network.eval()

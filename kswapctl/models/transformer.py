@@ -52,7 +52,11 @@ def load(
                 f"{source} has {len(config.id2label)} classes, but {len(names)} class names were given",
                 "give one name a row",
             )
-        weights = _weights(source, family, configure(architecture, arguments, len(names)))
+        built = configure(architecture, arguments, len(names))
+        built.tie_word_embeddings = getattr(
+            config, "tie_word_embeddings", False
+        )  # tensors that are tied are saved once
+        weights = _weights(source, family, built)
     else:
         weights = {k: v.detach().clone() for k, v in make(architecture, arguments, len(names)).state_dict().items()}
     fed = _preprocessing(source, config, stated, preprocessing)

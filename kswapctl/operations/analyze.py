@@ -13,13 +13,13 @@ from kswap_registry import Registry, Version
 
 from kswapctl.analysis.charts import FORMATS, draw_layers, draw_sequence, draw_trade_off
 from kswapctl.analysis.layers import Profile, change_by_block, gradient_by_block
-from kswapctl.analysis.pictures import draw_before_after, pick_samples
 from kswapctl.data.images import Images
 from kswapctl.errors import NotFoundError, UsageError
-from kswapctl.evaluation.predict import answer, predict
+from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import evaluate
 from kswapctl.operations.look import test_images
-from kswapctl.operations.versions import Composed, load_version, require_classifier
+from kswapctl.operations.pictures import compare_answers, groups_of
+from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.tasks import TASKS
 
@@ -39,7 +39,6 @@ def analyze(
     for version in versions:
         if not version.number:
             raise UsageError(f"{version.ref} is the base: nothing was changed", "name a version: kswapctl list")
-        require_classifier(registry, version, "analyze")
     if len({v.model for v in versions}) > 1:
         raise UsageError("these are versions of different models", "compare versions of one model")
     profiles: list[Profile] = []
@@ -107,16 +106,16 @@ def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
 
 
 def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[str, Sequence[str]]) -> Profile:
-    classes = set(after.version.spec["classes"])
-    chosen = [i for i, s in enumerate(images.samples) if s.label in classes]
+    task, rows = TASKS[after.spec.task], list(after.knowledge.classes)
+    changed = [rows.index(name) for name in after.version.spec["classes"]]
+    targets = images.targets([*rows, *sorted({s.label for s in images.samples} - set(rows))])
+    chosen = [i for i, shown in enumerate(task.show_truth(targets)) if not shown.amounts().keys().isdisjoint(changed)]
     chosen = chosen[:: max(1, -(-len(chosen) // IMAGES))]
     # the operation's starting point: the weights below it, with rows for the classes it learns
     grown = {k: v for k, v in after.weights.items() if k not in before.weights or v.shape != before.weights[k].shape}
     start = replace(after, weights={**before.weights, **grown})
-    rows = after.knowledge.classes
-    targets = images.targets([*rows, *(s.label for s in images.samples if s.label not in rows)])
     gradient = gradient_by_block(
-        start.network(), images.pixels[chosen], targets[chosen], after.spec.preprocessing, blocks
+        start.network(), task, (images.pixels[chosen], targets[chosen]), changed, after.spec.preprocessing, blocks
     )
     change = change_by_block(before.weights, after.weights, blocks)
     return Profile(f"{after.version.ref} {after.version.kind}", tuple(blocks), change, gradient)
@@ -142,23 +141,8 @@ def _sequence(composed: Sequence[Composed], images: Images, folder: Path, mark: 
 
 def _samples(composed: Sequence[Composed], images: Images, folder: Path, mark: str) -> None:
     """What the base and the last version say of a few images of each set."""
-    base, last = composed[0], composed[-1]
-    sets = last.knowledge.sets()
-    gone = (*sets["forgotten"], *sets["forgotten earlier"])
-    groups = [("learned", sets["learned"][:4]), ("forgotten", gone[:4]), ("retained", sets["retain"][:4])]
-    picks = pick_samples(images, groups, EACH)
-    outputs = [(predict(c.network(), images.pixels, c.spec.preprocessing), c.knowledge.classes) for c in (base, last)]
+    drawing = compare_answers((composed[0], composed[-1]), images, groups_of(composed[-1].knowledge), EACH)
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in FORMATS:
-        draw_before_after(folder / f"samples{mark}.{suffix}", images, picks, outputs[0], outputs[1])
-    said = [
-        {
-            "image": images.samples[index].key,
-            "class": images.samples[index].label,
-            "set": title,
-            "before": outputs[0][1][int(outputs[0][0][index].argmax())],
-            "after": outputs[1][1][int(outputs[1][0][index].argmax())],
-        }
-        for title, index in picks
-    ]
-    (folder / f"samples{mark}.json").write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        drawing.write(folder / f"samples{mark}.{suffix}")
+    (folder / f"samples{mark}.json").write_text(json.dumps(drawing.said(), indent=2, ensure_ascii=False) + "\n")

@@ -20,6 +20,7 @@ from kswapctl.models.weights import Weights
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.spec import ModelSpec
+from kswapctl.tasks import TASKS
 
 FEWEST_CONTROLS = 5
 """Never-known classes from which they can stand for a reference."""
@@ -81,6 +82,11 @@ class Subject:
 def choose_subject(registry: Registry, version: Version, request: Request) -> Subject:
     """Find the models to compare; classes that were not forgotten are held against the version itself."""
     composed = load_version(registry, version)
+    if TASKS[composed.spec.task].marks != "labels":
+        raise UsageError(
+            f"{version.model} is a model for {composed.spec.task}: the attacks of an audit need one label an image",
+            "kswapctl eval says what forgotten objects and pixels are taken for",
+        )
     targets = request.classes or composed.knowledge.sets()["forgotten"]
     if not targets:
         raise UsageError(f"{version.ref} has forgotten nothing", "name what should be gone: --classes A,B")

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from kswap_registry import Registry, Version
 
-from kswapctl.analysis.pictures import draw_before_after, pick_samples
 from kswapctl.demo.digits import CHECKPOINT, FORGET, LEARN, write_folder
-from kswapctl.evaluation.predict import predict
 from kswapctl.evaluation.scores import Evaluation
 from kswapctl.export.onnx import Parity
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.change import Result, apply
-from kswapctl.operations.look import evaluate_version, test_images
+from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.models import add_model
+from kswapctl.operations.pictures import Request, show_predictions
 from kswapctl.operations.ship import Export, export
-from kswapctl.operations.versions import load_version
 from kswapctl.progress import Progress
 from kswapctl.spec import Change, Rehearsal
 
@@ -55,19 +53,5 @@ def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> 
     onnx = folder / "digits.onnx"
     parity = export(registry, forward, Export(onnx, every=True, overwrite=True), command, progress)
     picture = folder / "before-after.png"
-    draw(registry, back, forward, picture, progress)
+    show_predictions(registry, back, forward, Request(picture, overwrite=True), progress)
     return Story(learned, forgot, evaluation, back, forward, parity, picture, onnx)
-
-
-def draw(registry: Registry, before: Version, after: Version, picture: Path, progress: Progress) -> None:
-    """Sample predictions of two versions on test images, side by side."""
-    one, two = load_version(registry, before), load_version(registry, after)
-    images = test_images(two, [], False, progress)
-    sets = two.knowledge.sets()
-    groups = [
-        ("learned", sets["learned"]),
-        ("forgotten", sets["forgotten"]),
-        ("retained", sets["retain"][:4]),
-    ]
-    outputs = [(predict(c.network(), images.pixels, c.spec.preprocessing), c.knowledge.classes) for c in (one, two)]
-    draw_before_after(picture, images, pick_samples(images, groups, 2), outputs[0], outputs[1])

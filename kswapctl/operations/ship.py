@@ -18,8 +18,9 @@ from kswapctl.models.lora import save
 from kswapctl.models.weights import write
 from kswapctl.operations.look import test_images
 from kswapctl.operations.points import point
-from kswapctl.operations.versions import Composed, load_adapters, load_version, require_classifier
+from kswapctl.operations.versions import Composed, load_adapters, load_version
 from kswapctl.progress import Progress
+from kswapctl.tasks import TASKS
 
 CHECKED = 256
 """Most images that an export is compared on."""
@@ -56,21 +57,21 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
 def export(registry: Registry, version: Version, request: Export, command: str, progress: Progress) -> Parity:
     """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
     _outside(registry, request.output)
-    require_classifier(registry, version, "export")
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
     require_space(request.output.absolute().parent, 2 * _bytes_of(composed))  # int8 and fp16 are written beside fp32
     images = _spread(test_images(composed, request.data, True, progress), len(composed.spec.classes), request.every)
     progress.stage("exporting", 3)
-    network = composed.network()
+    network, task = composed.network(), TASKS[composed.spec.task]
     with written_whole(request.output, request.overwrite) as temporary:
-        write_onnx(network, composed.spec, temporary, request.opset, metadata_of(registry, composed))
+        metadata = metadata_of(registry, composed) | {"outputs": task.answered}
+        write_onnx(network, composed.spec, temporary, request.opset, metadata)
         progress.advance()
         {"fp32": lambda _: None, "fp16": to_fp16, "int8": to_int8}[request.precision](temporary)
         progress.advance()
         point("export.after_write")
         expected = predict(network, images, composed.spec.preprocessing)
-        parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision)
+        parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision, task)
         progress.advance()
         point("export.after_check")
     point("export.after_rename")

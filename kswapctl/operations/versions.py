@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kswap_registry import Model, Registry, Version
 from torch import nn
 
-from kswapctl.errors import IntegrityError, UsageError, WrongBaseError
+from kswapctl.errors import IntegrityError, WrongBaseError
 from kswapctl.models.checkpoint import build
 from kswapctl.models.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, compose
 from kswapctl.models.lora import load as load_adapter
@@ -61,13 +61,6 @@ def knowledge_of(model: Model, version: Version) -> Knowledge:
         return Knowledge.from_json(version.state)
     data = model.spec.get("data", "")
     return Knowledge(classes=tuple(model.classes), sources=(data,) if data else ())
-
-
-def require_classifier(registry: Registry, version: Version, command: str) -> None:
-    """Raise :class:`UsageError` where ``command`` is asked of a detector or a segmenter, which it does not know yet."""
-    task = registry.model(version.model).task
-    if task != "classification":
-        raise UsageError(f"{version.model} is a model for {task}: {command} works on classifiers only", "use eval")
 
 
 def load_version(registry: Registry, version: Version) -> Composed:

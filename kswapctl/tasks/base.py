@@ -14,6 +14,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from kswapctl.tasks.shown import Shown
+
 Marks = Literal["labels", "boxes", "masks"]
 """How images say what is on them: one label each, boxes with labels, or a label for each pixel."""
 
@@ -28,6 +30,18 @@ class Items:
     """(B, S, K)."""
     targets: Tensor
     """(B, S) columns of ``outputs``, or -1."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """M places of the outputs of two networks, each beside the same place of the other."""
+
+    one: Tensor
+    """(M, C) values."""
+    other: Tensor
+    """(M, C)."""
+    first: int = 0
+    """The column at which the class scores begin."""
 
 
 class Measured(Protocol):
@@ -60,6 +74,8 @@ class Task(Protocol):
     """Name of the score that decides."""
     spare: int
     """Columns of items' outputs before the first class: one for "no object", or none."""
+    answered: str
+    """What the numbers of an exported network are, for who reads them."""
     share: float
     """Images in a step for each that a method asks for: fewer where an image has many items."""
 
@@ -97,6 +113,18 @@ class Task(Protocol):
 
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
         """Compare answers with targets for a classifier of ``rows``; for those ``gone`` nothing is right any more."""
+        ...
+
+    def aligned(self, outputs: Tensor, others: Tensor) -> Alignment:
+        """What of two networks' outputs for the same B images must be equal, if they compute the same."""
+        ...
+
+    def show(self, outputs: Tensor, size: tuple[int, int]) -> list[Shown]:
+        """What B images' outputs say, to be drawn; ``size`` is the input's height and width."""
+        ...
+
+    def show_truth(self, targets: Tensor) -> list[Shown]:
+        """What is marked on images, to be drawn."""
         ...
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from kswapctl.tasks.base import Items, Marks, commonest, select
+from kswapctl.tasks.base import Alignment, Items, Marks, commonest, select
+from kswapctl.tasks.shown import Shown
 
 
 class Classification:
@@ -19,6 +20,7 @@ class Classification:
     marks: Marks = "labels"
     metric = "accuracy"
     spare = 0
+    answered = "(N, K) logits"
     share = 1.0
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -55,6 +57,19 @@ class Classification:
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Accuracy:
         """Accuracy over images."""
         return Accuracy(answers, targets)
+
+    def aligned(self, outputs: Tensor, others: Tensor) -> Alignment:
+        """All logits."""
+        return Alignment(outputs, others)
+
+    def show(self, outputs: Tensor, size: tuple[int, int]) -> list[Shown]:
+        """The best class and its probability."""
+        scores, rows = outputs.softmax(dim=-1).max(dim=-1)
+        return [Shown(label=(int(row), float(score))) for row, score in zip(rows, scores, strict=True)]
+
+    def show_truth(self, targets: Tensor) -> list[Shown]:
+        """The labels."""
+        return [Shown(label=(int(row), 1.0)) for row in targets]
 
 
 @dataclass(frozen=True)

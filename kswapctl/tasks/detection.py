@@ -16,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
-from kswapctl.tasks.base import Items, Marks, Measured
+from kswapctl.tasks.base import Alignment, Items, Marks, Measured
 from kswapctl.tasks.boxes import Precision
+from kswapctl.tasks.shown import Shown
 
 FLOOR = 0.05
 """Lowest score of an answer that is reported: Detectron2's and MMDetection's threshold at test time."""
+SURE = 0.4
+"""Lowest score of an answer that is drawn."""
 MOST = 100
 """Most answers an image, as COCO counts."""
 PRIOR = 0.01
@@ -41,6 +44,7 @@ class Detection:
     marks: Marks = "boxes"
     metric = "mAP"
     spare = 1
+    answered = "(N, L, Q, 4 + 1 + K) of L layers, the last deciding: centre and size in [0, 1], no object, K classes"
     share = 0.125
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -93,6 +97,32 @@ class Detection:
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
         """COCO's mean average precision."""
         return Precision(answers, targets)
+
+    def aligned(self, outputs: Tensor, others: Tensor) -> Alignment:
+        """Every query of the last layer that would be reported, beside the other network's that is most like it.
+
+        Not the one of the same number: networks that choose where to look first order queries by score, and the last
+        bits of nearly equal scores decide. Where no query would be reported, the surest of each image stands for all.
+        """
+        one, other = outputs[:, -1], others[:, -1]  # (B, Q, 5 + K)
+        best = one[..., 4:].softmax(dim=-1)[..., 1:].amax(dim=-1)
+        reported = (best >= FLOOR) | (best == best.amax(dim=1, keepdim=True))
+        nearest = torch.cdist(one, other, p=1).argmin(dim=-1)
+        beside = other.gather(1, nearest[..., None].expand_as(one))
+        return Alignment(one[reported], beside[reported], first=4)
+
+    def show(self, outputs: Tensor, size: tuple[int, int]) -> list[Shown]:
+        """The boxes of sure answers."""
+        return [Shown(boxes=a[(a[:, 0] >= 0) & (a[:, 1] >= SURE)]) for a in self.answers(outputs, size)]
+
+    def show_truth(self, targets: Tensor) -> list[Shown]:
+        """The marked boxes, without crowds."""
+        shown = []
+        for objects in self.truth(targets, targets):
+            there = objects[objects[:, 0] >= 0]
+            corners = box_convert(there[:, 1:], "cxcywh", "xyxy")
+            shown.append(Shown(boxes=torch.cat([there[:, :1], torch.ones(len(there), 1), corners], dim=1)))
+        return shown
 
 
 def match(layer: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kswapctl.tasks.base import Items, Marks, select
+from kswapctl.tasks.base import Alignment, Items, Marks, select
+from kswapctl.tasks.shown import Shown
 
 PIXELS = 256
 """Pixels of an image that training looks at in each of its views."""
@@ -29,6 +30,7 @@ class Segmentation:
     marks: Marks = "masks"
     metric = "mIoU"
     spare = 0
+    answered = "(N, h, w, K) scores of the pixels of a smaller image"
     share = 0.125
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -78,6 +80,18 @@ class Segmentation:
         pairs = targets[there].long() * rows + answers[there].long()
         confusion = torch.bincount(pairs, minlength=rows * rows).view(rows, rows)
         return Overlap(confusion, targets, tuple(gone))
+
+    def aligned(self, outputs: Tensor, others: Tensor) -> Alignment:
+        """All scores."""
+        return Alignment(outputs.flatten(0, 2), others.flatten(0, 2))
+
+    def show(self, outputs: Tensor, size: tuple[int, int]) -> list[Shown]:
+        """The best class of each pixel."""
+        return [Shown(pixels=rows) for rows in self.answers(outputs, size)]
+
+    def show_truth(self, targets: Tensor) -> list[Shown]:
+        """The masks."""
+        return [Shown(pixels=rows) for rows in targets]
 
 
 @dataclass(frozen=True)

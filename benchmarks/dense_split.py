@@ -1,0 +1,62 @@
+"""Cut a set with boxes or masks in two: ``validation/`` to choose with, ``test/`` to measure with, one training part.
+
+Both folders hold the same ``train``. The ``test`` part of ``validation/`` is the public set's own validation part, or
+each sixth of its training images; that of ``test/`` is the public set's test part. Run, with the data unpacked::
+
+    python benchmarks/dense_split.py --data cells3 -o split
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+EACH = 6
+"""One image in so many of the training part is for validation, where the set has no validation part."""
+
+
+def main() -> None:
+    """Write both folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    if (options.data / "classes.txt").is_file():
+        split_masks(options.data, options.output)
+    else:
+        split_boxes(options.data, options.output)
+
+
+def split_masks(data: Path, output: Path) -> None:
+    """The parts ``train``, ``val`` and ``test`` of images with masks."""
+    for name, part in (("validation", "val"), ("test", "test")):
+        (output / name).mkdir(parents=True)
+        shutil.copy(data / "classes.txt", output / name)
+        shutil.copytree(data / "train", output / name / "train")
+        shutil.copytree(data / part, output / name / "test")
+
+
+def split_boxes(data: Path, output: Path) -> None:
+    """The parts ``train`` and ``test`` of images with boxes, in COCO's JSON."""
+    listed = {part: json.loads((data / f"{part}.json").read_bytes()) for part in ("train", "test")}
+    images = sorted(listed["train"]["images"], key=lambda image: str(image["file_name"]))
+    train = [image for index, image in enumerate(images) if index % EACH]
+    for name, part, chosen in (("validation", "train", images[::EACH]), ("test", "test", listed["test"]["images"])):
+        write_boxes(listed["train"], train, data / "train", output / name, "train")
+        write_boxes(listed[part], chosen, data / part, output / name, "test")
+
+
+def write_boxes(listed: dict[str, Any], images: list[dict[str, Any]], source: Path, place: Path, part: str) -> None:
+    """``part`` of ``place``, with some of the images that ``listed`` lists and their annotations."""
+    folder = place / part
+    folder.mkdir(parents=True)
+    kept = {image["id"] for image in images}
+    annotations = [a for a in listed["annotations"] if a["image_id"] in kept]
+    (place / f"{part}.json").write_text(json.dumps(listed | {"images": images, "annotations": annotations}))
+    for image in images:
+        shutil.copy(source / image["file_name"], folder / image["file_name"])
+
+
+if __name__ == "__main__":
+    main()
