@@ -221,8 +221,8 @@ class Change:
     """auto, cpu, cuda or cuda:N."""
     precision: str = "auto"
     """auto, fp32 or bf16: of the training steps; adapters and composition are fp32."""
-    cache_gb: float = 2.0
-    """Room for activations of frozen blocks, in GiB."""
+    cache_gb: float = 4.0
+    """Room for activations, in GiB: of frozen blocks, once, and what they leave for those of a step."""
     cache_dir: str = ""
     """Where activations are kept in files for the next operation; empty keeps them in memory."""
 

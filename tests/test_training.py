@@ -21,6 +21,7 @@ from torch import nn
 
 from kswapctl.data.views import make_views, mix_views
 from kswapctl.models.threads import run_spread
+from kswapctl.models.weights import Weights
 from kswapctl.operations.versions import load_version
 from kswapctl.runtime import one_core_each, spread
 from kswapctl.training import loop
@@ -106,8 +107,9 @@ def test_a_key_depends_on_every_part() -> None:
     assert len({key_of("a", one), key_of("a", two), key_of("b", one), key_of("ab", one)}) == 4
 
 
+@pytest.mark.parametrize("room", [0, 1, 2000])
 @pytest.mark.parametrize("grad", [False, True])
-def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool) -> None:
+def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool, room: int) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
     inputs = torch.randn(70, 6)
@@ -117,7 +119,7 @@ def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool
     torch.set_num_threads(3)
     try:
         with one_core_each(), torch.set_grad_enabled(grad):
-            outputs = run_spread(torch.func.functional_call, module, {"0.weight": weight}, inputs)
+            outputs = run_spread(torch.func.functional_call, module, {"0.weight": weight}, inputs, room)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -127,6 +129,24 @@ def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool
         (expected,) = torch.autograd.grad(whole.square().sum(), weight)
         (found,) = torch.autograd.grad(outputs.square().sum(), weight)
         torch.testing.assert_close(found, expected)
+
+
+def test_without_room_few_rows_are_walked_back_at_once() -> None:
+    module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    weight = torch.randn(8, 6, requires_grad=True)
+    together: list[int] = []
+
+    def run(module: nn.Module, weights: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            together.append(len(inputs))
+        return torch.func.functional_call(module, weights, (inputs,))
+
+    a_row = 4 * (6 + 8 + 8)  # the inputs of both layers and of the activation between them
+    for room, expected in ((2 * 70 * a_row, [1, 70]), (30 * a_row, [1, 31, 31, 8])):
+        together.clear()
+        with one_core_each():
+            run_spread(run, nn.Sequential(*module), {"0.weight": weight}, torch.randn(70, 6), room).sum().backward()
+        assert sum(together) == sum(expected), together
 
 
 def test_spreading_keeps_the_order_and_passes_errors_on() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,29 +20,37 @@ Run = Callable[[nn.Module, Weights, Tensor], Tensor]
 """From a module, the weights it is to use in place of its own, and B rows, to B rows."""
 
 _twins: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
 
 
-def run_spread(run: Run, module: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
+def run_spread(run: Run, module: nn.Module, weights: Weights, inputs: Tensor, room: int = 0) -> Tensor:
     """``run(module, weights, inputs)``; gradients flow to ``weights`` alone.
 
     On a CPU with several threads the rows of ``inputs`` are divided among them; else they run together. ``run`` is
-    called in other threads, each with a copy of ``module`` that shares its tensors.
+    called in other threads, each with a copy of ``module`` that shares its tensors. Where the way back would need more
+    than ``room`` bytes of what the way there computed (0: no limit), that is computed again, a few rows at a time
+    (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
     """
-    threads = min(cores(), len(inputs) // LEAST) if inputs.device.type == "cpu" else 1
-    if threads < 2:
-        return run(module, weights, inputs)
+    threads = max(1, min(cores(), len(inputs) // LEAST)) if inputs.device.type == "cpu" else 1
     parts = list(zip(_alike(module, threads), inputs.tensor_split(threads), strict=True))
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
-        joined: Tensor = _Spread.apply(run, parts, list(weights), *weights.values())
+        needed = _graph_size(run, module, weights, inputs) if room else 0
+        at_once = max(1, room // (needed * threads)) if needed * len(inputs) > room else 0
+        if threads < 2 and not at_once:
+            return run(module, weights, inputs)
+        joined: Tensor = _Spread.apply(run, parts, at_once, list(weights), *weights.values())
         return joined
+    return torch.cat(_only_forward(run, parts, weights))
 
+
+def _only_forward(run: Run, parts: list[tuple[nn.Module, Tensor]], weights: Weights) -> list[Tensor]:
     mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
     def forward(pair: tuple[nn.Module, Tensor]) -> Tensor:
         with mode():
             return run(pair[0], weights, pair[1])
 
-    return torch.cat(spread(forward, parts))
+    return spread(forward, parts)
 
 
 def _alike(module: nn.Module, count: int) -> list[nn.Module]:
@@ -54,37 +62,85 @@ def _alike(module: nn.Module, count: int) -> list[nn.Module]:
     return [module, *twins[: count - 1]]
 
 
+def _graph_size(run: Run, module: nn.Module, weights: Weights, inputs: Tensor) -> int:
+    """Bytes a row that the way back needs; measured once on one row."""
+    known = _kept.setdefault(module, {})
+    key = tuple(inputs.shape[1:])
+    if key not in known:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = run(module, weights, inputs[:1])
+        for shared in (*module.parameters(), *weights.values(), inputs, outputs):
+            sizes.pop(shared.untyped_storage().data_ptr(), None)
+        known[key] = sum(sizes.values())
+    return known[key]
+
+
 class _Spread(torch.autograd.Function):
     """Each part keeps a graph of its own, over its own leaves, so that all can be walked back at once."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, parts: list[tuple[nn.Module, Tensor]], names: list[str], *values: Tensor) -> Tensor:
-        """Returns the joined outputs of the parts."""
-        needed = ctx.needs_input_grad[3:]
-
-        @torch.enable_grad()
-        def part(pair: tuple[nn.Module, Tensor]) -> tuple[list[Tensor], Tensor]:
-            leaves = [value.detach().requires_grad_(asked) for value, asked in zip(values, needed, strict=True)]
-            return leaves, run(pair[0], dict(zip(names, leaves, strict=True)), pair[1])
-
-        ctx.kept = spread(part, parts)
+    def forward(
+        ctx: Any, run: Run, parts: list[tuple[nn.Module, Tensor]], at_once: int, names: list[str], *values: Tensor
+    ) -> Tensor:
+        """Returns the joined outputs of the parts; with ``at_once`` no graph is kept."""
+        ctx.run, ctx.parts, ctx.at_once, ctx.names = run, parts, at_once, names
+        if at_once:
+            ctx.save_for_backward(*values)
+            return torch.cat(_only_forward(run, parts, dict(zip(names, values, strict=True))))
+        ctx.kept = _with_graphs(run, parts, dict(zip(names, values, strict=True)), ctx.needs_input_grad[4:])
         return torch.cat([outputs.detach() for _, outputs in ctx.kept])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Sums over the parts, in their order: the same bits every time."""
-        kept = ctx.kept
-        rows = gradient.split([len(outputs) for _, outputs in kept])
+        rows = gradient.split([len(inputs) for _, inputs in ctx.parts])
+        if not ctx.at_once:
+            return None, None, None, None, *_walk_back(ctx.kept, rows)
+        weights = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        sums: list[Tensor | None] = [None] * len(weights)
+        for start in range(0, max(map(len, rows)), ctx.at_once):
+            few = [(module, inputs[start : start + ctx.at_once]) for module, inputs in ctx.parts]
+            kept = _with_graphs(ctx.run, few, weights, ctx.needs_input_grad[4:])
+            sums = _add(sums, _walk_back(kept, [r[start : start + ctx.at_once] for r in rows]))
+        return None, None, None, None, *sums
 
-        def back(item: tuple[tuple[list[Tensor], Tensor], Tensor]) -> list[Tensor | None]:
-            (leaves, outputs), wanted = item
-            moved = [leaf for leaf in leaves if leaf.requires_grad]
-            found = iter(torch.autograd.grad(outputs, moved, wanted, allow_unused=True))
-            return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
-        sums: list[Tensor | None] = [None] * len(kept[0][0])
-        for gradients in spread(back, list(zip(kept, rows, strict=True))):
-            for index, value in enumerate(gradients):
-                before = sums[index]
-                sums[index] = value if before is None else before if value is None else before + value
-        return None, None, None, *sums
+Graph = tuple[list[Tensor], Tensor]
+"""Leaves that stand for the weights, and the outputs computed from them."""
+
+
+def _with_graphs(
+    run: Run, parts: list[tuple[nn.Module, Tensor]], weights: Weights, asked: Sequence[bool]
+) -> list[Graph]:
+    @torch.enable_grad()
+    def part(pair: tuple[nn.Module, Tensor]) -> Graph:
+        leaves = [value.detach().requires_grad_(a) for value, a in zip(weights.values(), asked, strict=True)]
+        return leaves, run(pair[0], dict(zip(weights, leaves, strict=True)), pair[1])
+
+    return spread(part, parts)
+
+
+def _walk_back(kept: Sequence[Graph], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradient of each weight, summed over the parts."""
+
+    def back(item: tuple[Graph, Tensor]) -> list[Tensor | None]:
+        (leaves, outputs), wanted = item
+        moved = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(torch.autograd.grad(outputs, moved, wanted, allow_unused=True))
+        return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+    first, *others = spread(back, list(zip(kept, gradients, strict=True)))
+    for other in others:
+        first = _add(first, other)
+    return first
+
+
+def _add(left: list[Tensor | None], right: list[Tensor | None]) -> list[Tensor | None]:
+    return [b if a is None else a if b is None else a + b for a, b in zip(left, right, strict=True)]

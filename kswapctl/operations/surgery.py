@@ -96,8 +96,10 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     team = gather_team(device.type == "cpu")
     bench = Bench(composed, change, method, images, rows, material.known, team, seed_everything(change.seed))
     with deterministic(), one_core_each():
-        subject, choice = _subject(bench, device, dtype, progress)
-        pools = _pools(bench, subject, progress)
+        cache = Cache(int(change.cache_gb * GIB), Path(change.cache_dir) if change.cache_dir else None)
+        subject, choice = _subject(bench, cache, dtype, progress)
+        pools = _pools(bench, subject, cache, progress)
+        subject.room = cache.left
         if subject.known_rows() < len(rows):
             subject.grow(*_first_rows(bench, subject, pools))
         training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
@@ -144,9 +146,9 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
     return images
 
 
-def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: Progress) -> tuple[Subject, str]:
+def _subject(bench: Bench, cache: Cache, dtype: torch.dtype, progress: Progress) -> tuple[Subject, str]:
     """The network with the stack folded in, fresh factors on the chosen blocks, and why these."""
-    network = bench.composed.network().to(device)
+    network = bench.composed.network().to(pick_device(bench.change.device))
     every = find_blocks(network, classifier_path(network))
     choice = bench.change.blocks or bench.method.blocks
     chosen = every if choice == AUTO else choose_blocks(every, choice)
@@ -156,6 +158,7 @@ def _subject(bench: Bench, device: torch.device, dtype: torch.dtype, progress: P
     shape = Shape(method.rank, method.scale, method.form == "whole")
     kind = DenseSubject if isinstance(network, Dense) else Subject
     subject = kind.prepare(network, every, chosen, shape, dtype)
+    subject.room = cache.left
     depths = blocks_at(every)
     subject.watch(tuple(depths[name] for name in method.watched()))
     if choice != AUTO:
@@ -222,7 +225,7 @@ def _maker(bench: Bench, subject: Subject, cache: Cache) -> Maker:
     return Maker(subject, bench.task, fed, cache, bench.team, weights)
 
 
-def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool]:
+def _pools(bench: Bench, subject: Subject, cache: Cache, progress: Progress) -> dict[str, Pool]:
     """Each part in its views, through the frozen blocks.
 
     What decides whether enough was learned or forgotten is seen in views too: held-out images alone are often
@@ -236,7 +239,6 @@ def _pools(bench: Bench, subject: Subject, progress: Progress) -> dict[str, Pool
         "change held": ("train held", change.kind),
     }
     progress.stage("preparing views", len(roles))
-    cache = Cache(int(change.cache_gb * GIB), Path(change.cache_dir) if change.cache_dir else None)
     maker = _maker(bench, subject, cache)
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):

@@ -30,6 +30,11 @@ class Cache:
     used: int = field(default=0, init=False)
     """Bytes handed out to this operation."""
 
+    @property
+    def left(self) -> int:
+        """Bytes of memory for a step: those that are not handed out (files take none), half a GiB at least."""
+        return max(self.budget - (self.used if self.folder is None else 0), GIB // 2)
+
     def allocate(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """An uninitialised tensor to be filled, in memory or in a file; None where there is no room for it."""
         size = math.prod(shape) * dtype.itemsize

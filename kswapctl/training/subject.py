@@ -45,6 +45,8 @@ class Subject:
     """Of the forward and backward; factors, sums and the classifier stay fp32."""
     watched: tuple[str, ...] = ()
     """Paths of blocks whose pooled outputs stand before the features."""
+    room: int = 0
+    """Most bytes that a step keeps for its way back; what has no room is computed again. 0: no limit."""
     widths: tuple[int, ...] = ()
     """Columns of the features by depth, the classifier's input last; known after the first run."""
 
@@ -130,7 +132,7 @@ class Subject:
             self.widths = tuple(f.shape[1] for f in seen)
             return torch.cat(seen, dim=1)
 
-        return run_spread(run, self.above, weights, activations)
+        return run_spread(run, self.above, weights, activations, self.room)
 
     def outputs(self, features: Tensor) -> Tensor:
         """(B, K) outputs from what :meth:`features` gave."""
