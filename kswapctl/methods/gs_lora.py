@@ -45,9 +45,11 @@ class Learn(Method):
     presets: ClassVar = {
         "default": {},
         "fast": {
+            "rank": 16,
             "blocks": "last:5",
-            "steps": 32,
             "lr": 1e-2,
+            "steps": 32,
+            "cycles": 1,
             "retain_views": 2,
             "change_views": 2,
             "distillation": 6.0,
@@ -55,22 +57,10 @@ class Learn(Method):
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
 
-    rank: int = 16
-    """Rank of the adapters."""
     blocks: str = "auto"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
-    lr: float = 6e-3
+    lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
-    steps: int = 120
-    """Steps of one cycle, along which the learning rate rises and falls."""
-    cycles: int = 1
-    """Most cycles; training ends with the first after which the targets hold on the validation part."""
-    retain_views: int = 4
-    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
-    change_views: int = 3
-    """Fixed variants of each image to learn."""
-    sparsity: float = 0.1
-    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 3.0
@@ -106,27 +96,21 @@ class Forget(Method):
     source = "Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024"
     presets: ClassVar = {
         "default": {},
-        "fast": {},
+        "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2},
         "paper": PAPER
         | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
     }
 
-    rank: int = 16
-    """Rank of the adapters."""
     blocks: str = "auto"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
-    lr: float = 6e-3
+    lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
-    steps: int = 60
+    steps: int = 100
     """Steps of one cycle, along which the learning rate rises and falls."""
-    retain_views: int = 2
-    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
-    change_views: int = 2
+    change_views: int = 3
     """Fixed variants of each image to forget."""
     learned_weight: int = 3
     """How often an image of a class learned earlier is drawn, against one of a class the base knew."""
-    sparsity: float = 0.1
-    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     bound: float = 1.5
     """Forget loss, in ``bound_unit``, above which an image counts as forgotten."""
     bound_unit: str = "ln K"

@@ -27,6 +27,8 @@ class Forget(gs_lora.Forget):
     source = "Zhao et al., Practical Continual Forgetting for Pre-trained Vision Models, 2025"
     presets = gs_lora.Forget.presets
 
+    sparsity: float = 0.1
+    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     prototype_bound: float = 4.0
     """Divergence from its prototype, in nats, beyond which a forgotten feature is left alone."""
     push: float = 0.2

@@ -19,6 +19,8 @@ class Learn(gs_lora.Learn):
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
     presets: ClassVar = {"default": {}, "paper": gs_lora.PAPER | {"sparsity": 0.01}}
 
+    sparsity: float = 0.1
+    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     beta: float = 0.9
     """Weight of the learn loss against the retain loss."""
     distillation: float = 0.0
@@ -37,6 +39,8 @@ class Forget(gs_lora.Forget):
         "paper": gs_lora.PAPER | {"sparsity": 0.01, "bound": 105.0, "bound_unit": "nats"},
     }
 
+    sparsity: float = 0.1
+    """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
     bound: float = 3.0
     """Forget loss, in ``bound_unit``, above which a batch counts as forgotten."""
     per_sample: bool = False
