@@ -71,7 +71,9 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter (may be repeated).")
 ]
 Blocks = Annotated[str, typer.Option(help="Blocks to adapt: all, auto, last:N; else the method's choice.")]
-CacheGb = Annotated[float, typer.Option(min=0.0, help="Room for activations, in GiB. Without room they are computed again.")]
+CacheGb = Annotated[
+    float, typer.Option(min=0.0, help="Room for activations, in GiB. Without room they are computed again.")
+]
 CacheDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep it in files there, for the next operation; else in memory.")
 ]
