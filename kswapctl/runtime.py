@@ -1,6 +1,7 @@
 """Where and how tensors are computed: device, precision, seed, and the guard around torch's first import."""
 
 import contextlib
+import ctypes
 import functools
 import os
 import random
@@ -82,6 +83,12 @@ def spread(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result
     if threads < 2:
         return [work(part) for part in parts]
     return list(_workers(threads, cores() // threads).map(work, parts))
+
+
+def hand_back() -> None:
+    """Give freed memory back to the system, where the C library would keep it (glibc, after many tensors)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _cores: ContextVar[int] = ContextVar("cores", default=0)

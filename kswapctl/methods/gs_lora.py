@@ -61,6 +61,8 @@ class Learn(Method):
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
+    steps: int = 150
+    """Steps of one cycle, along which the learning rate rises and falls."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 3.0

@@ -93,7 +93,11 @@ class _Spread(torch.autograd.Function):
         ctx.run, ctx.parts, ctx.at_once, ctx.names = run, parts, at_once, names
         if at_once:
             ctx.save_for_backward(*values)
-            return torch.cat(_only_forward(run, parts, dict(zip(names, values, strict=True))))
+
+            def in_turn(module: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
+                return torch.cat([run(module, weights, few) for few in inputs.split(at_once)])
+
+            return torch.cat(_only_forward(in_turn, parts, dict(zip(names, values, strict=True))))
         ctx.kept = _with_graphs(run, parts, dict(zip(names, values, strict=True)), ctx.needs_input_grad[4:])
         return torch.cat([outputs.detach() for _, outputs in ctx.kept])
 

@@ -23,7 +23,7 @@ from kswapctl.models.weights import fingerprint
 from kswapctl.operations.material import Material
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
-from kswapctl.runtime import deterministic, one_core_each, pick_device, pick_precision, seed_everything
+from kswapctl.runtime import deterministic, hand_back, one_core_each, pick_device, pick_precision, seed_everything
 from kswapctl.spec import Change, Knowledge, Role, Targets
 from kswapctl.tasks import TASKS, Task, flatten
 from kswapctl.training.cache import GIB, Cache
@@ -100,6 +100,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         subject, choice = _subject(bench, cache, dtype, progress)
         pools = _pools(bench, subject, cache, progress)
         subject.room = cache.left
+        hand_back()
         if subject.known_rows() < len(rows):
             subject.grow(*_first_rows(bench, subject, pools))
         training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
@@ -169,6 +170,7 @@ def _subject(bench: Bench, cache: Cache, dtype: torch.dtype, progress: Progress)
     if count < len(every):
         between = subject.lift(len(every) - count)
         subject.below = nn.Sequential(subject.below, between)
+    hand_back()
     progress.advance()
     return subject, f"last:{count}: they hold {SHARE:.0%} of the gradient at the start"
 

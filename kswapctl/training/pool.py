@@ -55,7 +55,8 @@ class Pool:
         if not self.cached:
             self.prepare = lambda pixels: _run(between, below(pixels), subject)
             return
-        lifted = [_run(between, part, subject) for part in self.activations.flatten(0, 1).split(CHUNK)]
+        flat = self.activations.flatten(0, 1)
+        lifted = [_run(between, part, subject) for part in flat.split(chunk_of(flat))]
         self.activations = torch.cat(lifted).unflatten(0, self.activations.shape[:2])
 
 
