@@ -53,7 +53,7 @@ def main() -> None:
             for kind in (method.kind for method in kinds):
                 chosen = f"{name}.{kind}"
                 if not options.only or {name, chosen} & set(options.only):
-                    common = ["--method", name, "--seed", str(options.seed)]
+                    common = ["--method", name, "--seed", str(options.seed), "--cache-dir", f"{folder}/cache"]
                     row = measure(home, kind, [*common, *settings[chosen], "--data", options.data], gauge)
                     print("| " + " | ".join([name, kind, *row]) + " |", flush=True)
 

@@ -215,7 +215,8 @@ def test_a_table_has_mean_and_spread_and_tells_what_diverged(tiny: Path) -> None
     rows = summarise(study, results)
     assert rows[0].values["H"] == pytest.approx((85.0, 7.0710678))
     assert rows[0].values["Acc_l"] is None
-    text = markdown(study, rows)
+    text = markdown(study, rows, 90.0)
+    assert "took 2 minutes" in text
     assert "| one | L->F | - | - | - | 85.0 ± 7.1 |" in text
     assert "1 diverged" in text
 

@@ -24,7 +24,7 @@ class Anchored(Plain):
 
     source = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017"
 
-    anchor: float = 0.02
+    anchor: float = 0.002
     """Weight of half the summed squared change of the weights, times their importance over its mean."""
     importance_images: int = 200
     """Most images from which the importance is taken."""

@@ -22,6 +22,8 @@ class Learn(Method):
 
     lr: float = 2e-3
     """Highest learning rate of AdamW for the adapters."""
+    steps: int = 120
+    """Steps of one cycle, along which the learning rate rises and falls."""
     cycles: int = 1
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
 

@@ -21,7 +21,7 @@ class Anchored(Plain):
 
     source = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017 (its L2 comparison)"
 
-    anchor: float = 0.02
+    anchor: float = 0.002
     """Weight of half the summed squared change of the weights."""
 
     def hold(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class Anchored(Plain):
 
     source = "Aljundi et al., Memory Aware Synapses: Learning what (not) to forget, ECCV 2018"
 
-    anchor: float = 0.02
+    anchor: float = 0.002
     """Weight of half the summed squared change of the weights, times their importance over its mean."""
     importance_images: int = 200
     """Most images from which the importance is taken."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +61,11 @@ def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress)
         return result
 
     with _own_registry(study, given, folder) as registry:
-        workshop = Workshop(registry, study.name)
-        return work_off(folder, list(cells), work)
+        cache = registry.folder.with_name(registry.folder.name.replace("registry", "cache"))
+        workshop = Workshop(registry, study.name, cache)
+        done = work_off(folder, list(cells), work)
+        shutil.rmtree(cache, ignore_errors=True)
+        return done
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def heads(study: Study) -> list[str]:
 def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Write ``table.md``, ``table.csv`` and ``results.json`` (every cell, every class) into ``folder``."""
     files = {
-        "table.md": markdown(study, rows),
+        "table.md": markdown(study, rows, sum(r["seconds"] for r in results)),
         "table.csv": _csv(study, rows),
         "results.json": json.dumps({"study": study.model_dump(), "cells": list(results)}, indent=1) + "\n",
     }
@@ -99,9 +99,9 @@ def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, 
     return [folder / name for name in files]
 
 
-def markdown(study: Study, rows: Sequence[Row]) -> str:
-    """One table a split."""
-    parts = [f"# {study.title}\n"]
+def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
+    """One table a split, and the time that all cells took."""
+    parts = [f"# {study.title}\n", f"All cells together took {seconds / 60:.0f} minutes, on one thread each."]
     for split in dict.fromkeys(r.split for r in rows):
         parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
         parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kswap_registry import Registry, Version
 
@@ -31,9 +32,10 @@ class Done:
 class Workshop:
     """Does operations, each once: cells whose orders begin alike share what they begin with."""
 
-    def __init__(self, registry: Registry, study: str) -> None:
-        """``study`` is its name, for the history."""
+    def __init__(self, registry: Registry, study: str, cache: Path) -> None:
+        """``study`` is its name, for the history; ``cache`` a folder for what several methods start from."""
         self.registry = registry
+        self.cache = str(cache)
         self.command = f"study {study}"
         self.gauge = Gauge(registry, MODEL)
         self.done: dict[tuple[int, str], Done] = {}
@@ -43,7 +45,8 @@ class Workshop:
         key = parent, json.dumps(change.to_json(), sort_keys=True)
         if key not in self.done:
             branch = self._new_branch(parent, name)
-            made = apply(self.registry, f"{MODEL}@{branch}", change, self.command, progress)
+            cached = replace(change, cache_dir=self.cache)
+            made = apply(self.registry, f"{MODEL}@{branch}", cached, self.command, progress)
             costs = {
                 "ratio": 100 * made.outcome.adapter.values / self.registry.model(MODEL).spec["parameters"],
                 "blocks": len(made.outcome.changed),
