@@ -95,7 +95,7 @@ class Method:
     """The same for the rows of classes being learned."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay of the adapters."""
-    steps: int = 60
+    steps: int = 100
     """Steps of one cycle, along which the learning rate rises and falls."""
     epochs: int = 0
     """Instead of ``steps``, where positive: passes over the retained images that make a cycle."""
