@@ -80,9 +80,9 @@ def run_cell(workshop: Workshop, study: Study, given: dict[str, str], cell: Cell
             order = cell.order[: index + 1]
             change = _change(study, given, workshop.registry.folder, cell, sets, index)
             done = workshop.do(parent, change, cell.key, progress)
-            parent = done.version.number
+            parent = done.number
             names = dict.fromkeys([study.data, *(sources[: order.count("l")])])
-            scores = workshop.scores(done.version, [place(study, given, name) for name in names])
+            scores = workshop.scores(parent, [place(study, given, name) for name in names])
             if not rows:
                 rows.append({"stage": "Start"} | measure(scores, sets, "", None))
             figures = measure(scores, sets, order, rows[-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,10 +60,9 @@ def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress)
         return result
 
     with _own_registry(study, given, folder) as registry:
-        cache = registry.folder.with_name(registry.folder.name.replace("registry", "cache"))
-        workshop = Workshop(registry, study.name, cache)
+        workshop = Workshop(registry, study.name)
         done = work_off(folder, list(cells), work)
-        shutil.rmtree(cache, ignore_errors=True)
+        workshop.close()
         return done
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
-from kswap_registry import Registry, Version
+from kswap_registry import Registry
 
 from kswapctl.evaluation.scores import Evaluation
 from kswapctl.operations.change import apply
@@ -23,29 +24,37 @@ MODEL = "start"
 class Done:
     """An operation, registered."""
 
-    version: Version
+    number: int
+    """The version that it made."""
     met: bool
     costs: dict[str, float]
     """Tunable ratio in percent, changed blocks, bytes, seconds, and the share that the rank could not store."""
 
 
 class Workshop:
-    """Does operations, each once: cells whose orders begin alike share what they begin with."""
+    """Does operations, each once: cells whose orders begin alike share what they begin with.
 
-    def __init__(self, registry: Registry, study: str, cache: Path) -> None:
-        """``study`` is its name, for the history; ``cache`` a folder for what several methods start from."""
+    What was done is noted in a file beside the registry, so that a worker that was stopped need not begin again.
+    """
+
+    def __init__(self, registry: Registry, study: str) -> None:
+        """``study`` is its name, for the history."""
         self.registry = registry
-        self.cache = str(cache)
         self.command = f"study {study}"
+        self.cache = registry.folder.with_name(f"{registry.folder.name}-cache")
+        """Activations that several methods start from."""
+        self.notes = registry.folder.with_name(f"{registry.folder.name}-done.json")
         self.gauge = Gauge(registry, MODEL)
-        self.done: dict[tuple[int, str], Done] = {}
+        self.measured: dict[tuple[object, ...], Evaluation] = {}
+        noted = json.loads(self.notes.read_text()) if self.notes.is_file() else {}
+        self.done = {key: Done(**value) for key, value in noted.items()}
 
     def do(self, parent: int, change: Change, name: str, progress: Progress) -> Done:
         """``change`` on version ``parent``, on a branch of its own called after ``name``."""
-        key = parent, json.dumps(change.to_json(), sort_keys=True)
+        key = hashlib.sha256(json.dumps([parent, change.to_json()], sort_keys=True).encode()).hexdigest()
         if key not in self.done:
             branch = self._new_branch(parent, name)
-            cached = replace(change, cache_dir=self.cache)
+            cached = replace(change, cache_dir=str(self.cache))
             made = apply(self.registry, f"{MODEL}@{branch}", cached, self.command, progress)
             costs = {
                 "ratio": 100 * made.outcome.adapter.values / self.registry.model(MODEL).spec["parameters"],
@@ -54,12 +63,22 @@ class Workshop:
                 "seconds": made.seconds,
                 "lost": made.outcome.lost,
             }
-            self.done[key] = Done(made.version, made.outcome.met, costs)
+            self.done[key] = Done(made.version.number, made.outcome.met, costs)
+            temporary = self.notes.with_suffix(".tmp")
+            temporary.write_text(json.dumps({k: asdict(d) for k, d in self.done.items()}))
+            temporary.replace(self.notes)
         return self.done[key]
 
-    def scores(self, version: Version, data: Sequence[str]) -> Evaluation:
-        """How ``version`` and the base do on the test part."""
-        return self.gauge.scores(version, data)
+    def scores(self, number: int, data: Sequence[str]) -> Evaluation:
+        """How version ``number`` and the base do on the test part."""
+        key = number, *data
+        if key not in self.measured:
+            self.measured[key] = self.gauge.scores(self.registry.resolve(f"{MODEL}@{number}"), data)
+        return self.measured[key]
+
+    def close(self) -> None:
+        """Throw away what only saved time."""
+        shutil.rmtree(self.cache, ignore_errors=True)
 
     def _new_branch(self, parent: int, name: str) -> str:
         """A branch at ``parent``; a cell that was killed has left one, so each try has its own."""
