@@ -126,6 +126,18 @@ def test_show_names_the_adapted_layers_and_what_was_done(look) -> None:
     assert all(word in shown for word in ("forget", "three", "gs-lora", "seed"))
 
 
+def test_a_model_without_parameters_is_shown(trained_home: Path) -> None:
+    from dataclasses import replace
+
+    from kswapctl.cli.look import _version_tables
+
+    with Registry.open(trained_home, read_only=True) as registry:
+        model, version = registry.model("digits"), registry.resolve("digits@2")
+    (table,) = _version_tables(replace(model, spec=model.spec | {"parameters": 0}), version)
+    told = dict(zip(*(map(str, column.cells) for column in table.columns), strict=True))
+    assert told["tunable ratio"] == "-"
+
+
 def test_the_log_tells_every_change_in_order(run) -> None:
     run("rollback", "digits", "--to", "base")
     run("tag", "digits@2", "shipped")

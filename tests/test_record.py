@@ -125,6 +125,21 @@ def test_an_unsigned_record_has_no_signature_to_check(audited: Path, keys, tmp_p
     assert invoke(audited, "verify", file, "--key", keys[1]).code == 12
 
 
+def test_audits_before_the_recorded_one_are_told(home: Path, audited: Path, tmp_path: Path, invoke) -> None:
+    from kswap_registry import Registry
+
+    with Registry.open(audited, read_only=True) as registry:
+        failed = next(e.payload for e in registry.events("digits") if e.action == "audit")
+    better = {**failed, "verdict": "INCONCLUSIVE", "measures": {}}
+    with Registry.open(home) as registry:
+        for payload in (failed, better):
+            registry.record("digits", "audit", payload, number=2, command="audit digits")
+    ran = invoke(home, "record", "digits", "-o", tmp_path / "record.json")
+    assert "FAIL (quick, R4)" in ran.out
+    found = invoke(home, "verify", tmp_path / "record.json", "--history", "--json").json
+    assert (found["verdict"], found["earlier"]) == ("INCONCLUSIVE", ["FAIL (quick, R4)"])
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"payloadType": 1, "payload": "", "signatures": []}', "\x00"])
 def test_what_is_no_record_is_refused(audited: Path, tmp_path: Path, invoke, text: str) -> None:
     file = tmp_path / "record.json"
@@ -143,3 +158,6 @@ def test_a_key_that_is_none_is_refused(audited: Path, keys, tmp_path: Path, invo
     assert invoke(audited, "record", "digits", "--key", keys[1], "-o", file).code == 4
     assert invoke(audited, "record", "digits", "--key", "nowhere.pem", "-o", file).code == 3
     assert not file.exists()
+    assert invoke(audited, "record", "digits", "--key", keys[0], "-o", file).code == 0
+    assert invoke(audited, "verify", file, "--key", keys[0]).code == 4
+    assert invoke(audited, "verify", file, "--key", "nowhere.pem").code == 3

@@ -8,7 +8,9 @@ from pathlib import Path
 from kswapctl.audit.protocol import Curves
 from kswapctl.audit.verdict import Measure
 
-COLOURS = {"original": "#b42318", "head-masked": "#d98e04", "audited": "#1f6feb", "reference": "#1a7f37"}
+COLOURS = {"original": "#b42318", "head-masked": "#f2c14e", "audited": "#1f6feb", "reference": "#1a7f37"}
+DASHES = {"head-masked": (0, (4, 3))}
+"""Its curve often lies on the original's."""
 
 
 def draw_audit(path: Path, title: str, measures: Sequence[Measure], curves: Curves) -> None:
@@ -20,8 +22,9 @@ def draw_audit(path: Path, title: str, measures: Sequence[Measure], curves: Curv
 
     figure, axes = pyplot.subplots(1, len(curves) + 1, figsize=(4.6 * (len(curves) + 1), 3.8), squeeze=False)
     for axis, (attack, by_model) in zip(axes[0], curves.items(), strict=False):
-        for name, curve in by_model.items():
-            axis.plot(curve.steps, curve.forgotten, marker="o", markersize=3, color=COLOURS[name], label=name)
+        for name in sorted(by_model, key=[*COLOURS].index):
+            curve, look = by_model[name], {"color": COLOURS[name], "linestyle": DASHES.get(name, "-")}
+            axis.plot(curve.steps, curve.forgotten, marker="o", markersize=3, label=name, **look)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xlim(0, by_model["original"].steps[-1])
         axis.set(ylim=(-0.02, 1.02), xlabel="steps", ylabel="accuracy on forgotten test images")

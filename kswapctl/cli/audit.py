@@ -24,6 +24,16 @@ REFERENCES = {
     "R3": "classes the model never knew",
     "R4": "none: give --reference or --control",
 }
+VERDICTS = {
+    "PASS": "the model does not say it, and no attack that could tell recovers it",
+    "SUPPRESSED": "the model does not say it, but an attack recovers it",
+    "FAIL": "the model still says it, or says it again once its weights are rounded",
+    "INCONCLUSIVE": "these images and references cannot tell",
+}
+READING = (
+    "M1 and M7 are shares of images, M2 and M3 areas under a curve (0.5 is chance), M4 to M6 recovery indices: "
+    "0 like the reference, 1 like the original. What stands in brackets is told and does not vote."
+)
 RESIDUE = {
     "SUPPRESSED": "the registry still holds what knew the classes: a rollback brings them back",
     "MERGED": "the registry no longer holds what knew the classes, but shipped files do",
@@ -80,6 +90,8 @@ def audit(
     if folder:
         _write(folder, result)
     render.data(result.report, *_tables(result))
+    if folder:
+        render.say(f"written: {folder / 'audit.json'}, {folder / 'audit.png'}")
     raise typer.Exit(result.verdict.exit_code)
 
 
@@ -92,8 +104,11 @@ def _tables(result: Audit) -> list[Table]:
     kind = report["reference"]["kind"]
     title = f"{report['version']} without {', '.join(report['forgotten'])}; reference {kind}: {REFERENCES[kind]}"
     columns = ["", "measure", "#value", "#95%", "level", "note"]
-    facts = [("verdict", result.verdict.answer), *(("", reason) for reason in result.verdict.reasons)]
-    facts += [("residue (M8)", f"{result.remains.level}: {RESIDUE[result.remains.level]}"), ("", report["limitations"])]
+    answer, reasons = result.verdict.answer, result.verdict.reasons
+    facts = [("verdict", f"{answer}: {VERDICTS[answer]}")]
+    facts += [("" if index else "because of", reason) for index, reason in enumerate(reasons)]
+    facts += [("residue (M8)", f"{result.remains.level}: {RESIDUE[result.remains.level]}")]
+    facts += [("to read it", READING), ("limits", report["limitations"])]
     return [render.table(title, columns, rows), render.table("", ["", ""], facts)]
 
 

@@ -287,7 +287,7 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
             "targets met": "yes" if record["met"] else "no",
             "blocks adapted": record.get("blocks", ""),
             "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
-            "tunable ratio": f"{100 * record.get('values', 0) / model.spec['parameters']:.2f} %",
+            "tunable ratio": _ratio(record.get("values", 0), model.spec["parameters"]),
             "stored": render.size(version.size),
             "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),
             "learned": ", ".join(knowledge.learned) or "-",
@@ -299,6 +299,11 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
         skipped = sum(d["skipped"] for d in record["data"].values())
         facts |= {"skipped images": skipped} if skipped else {}
     return [render.table(version.ref, ["", ""], facts.items())]
+
+
+def _ratio(values: int, parameters: int) -> str:
+    """What an adapter stores, of what the model has; a bundle may tell of a model without parameters."""
+    return f"{100 * values / parameters:.2f} %" if parameters else "-"
 
 
 COMMANDS = {

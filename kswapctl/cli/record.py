@@ -28,13 +28,15 @@ def record(
     Example: `kswapctl record signs --request T-17 --key key.pem -o signs.record.json`
     """
     with open_home(home, read_only=True) as registry:
-        from kswapctl.operations.record import write_record
+        from kswapctl.operations.record import earlier_verdicts, write_record
 
         version = registry.resolve(ref)
         told = write_record(registry, version, output, key, request, overwrite)
     signed = "yes" if key else "no"
-    rows = [(output, version.ref, told["audit"]["verdict"], told["residue"]["level"], signed)]
-    columns = ["file", "version", "verdict", "residue", "signed"]
+    audit = told["audit"]
+    verdict = f"{audit['verdict']} ({audit['tier']}, {audit['reference']})"
+    rows = [(output, version.ref, verdict, ", ".join(earlier_verdicts(told)) or "-", told["residue"]["level"], signed)]
+    columns = ["file", "version", "last audit", "audits before", "residue", "signed"]
     render.data({"file": str(output), "signed": key is not None, "record": told}, render.table("", columns, rows))
 
 
@@ -59,7 +61,8 @@ def verify(
     rows = [
         ("version", found.version),
         ("forgotten", ", ".join(found.forgotten)),
-        ("verdict", found.verdict),
+        ("last audit", found.verdict),
+        ("audits before", ", ".join(found.earlier) or "-"),
         ("residue", found.residue),
         ("signature", "holds" if found.signed else "not checked: --key"),
         ("history", "has it" if found.known else "not asked: --history"),

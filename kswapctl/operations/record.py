@@ -32,6 +32,8 @@ class Checked:
     forgotten: tuple[str, ...]
     verdict: str
     residue: str
+    earlier: tuple[str, ...]
+    """What audits before the recorded one said."""
     signed: bool
     """Whether a signature was checked."""
     known: bool
@@ -42,7 +44,7 @@ def write_record(
     registry: Registry, version: Version, output: Path, key: Path | None, request: str, overwrite: bool
 ) -> dict[str, Any]:
     """Write the record of ``version``'s last audit; ``request`` is the asker's own reference, such as a ticket."""
-    event = _last_audit(registry, version)
+    *earlier, event = _audits(registry, version)
     subjects = {f"weights of {version.ref}": version.weights}
     subjects |= {f"adapter of {v.ref}": v.adapter for v in registry.stack(version)}
     remains = find_remains(registry, event.payload["original"])
@@ -54,6 +56,7 @@ def write_record(
         "operations": [_operation(v) for v in registry.stack(version)],
         "thresholds": as_json(AUDIT_V1),
         "audit": dict(event.payload) | {"time": event.time, "history": event.digest},
+        "earlier audits": [_briefly(e) for e in earlier],
         "residue": {"level": remains.level, "held": list(remains.held), "shipped": list(remains.shipped)},
         "environment": environment(),
         "limitations": LIMITATIONS,
@@ -83,6 +86,7 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
             tuple(audit["classes"]),
             audit["verdict"],
             predicate["residue"]["level"],
+            earlier_verdicts(predicate),
             public_key is not None,
             registry is not None,
         )
@@ -95,13 +99,25 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
     return found
 
 
-def _last_audit(registry: Registry, version: Version) -> Event:
+def _audits(registry: Registry, version: Version) -> list[Event]:
+    """All audits of ``version``, the last of which is the recorded one; at least one."""
     if not version.number:
         raise UsageError(f"{version.ref} is the base: nothing was forgotten", "name a version: kswapctl list")
     audits = [e for e in registry.events(version.model) if e.action == "audit" and e.number == version.number]
     if not audits:
         raise UsageError(f"{version.ref} was not audited", f"kswapctl audit {version.ref}")
-    return audits[-1]
+    return audits
+
+
+def _briefly(event: Event) -> dict[str, Any]:
+    """An earlier audit, so that nobody audits until the verdict suits and tells of that one alone."""
+    told = {k: event.payload.get(k) for k in ("verdict", "tier", "reference", "classes")}
+    return told | {"time": event.time, "history": event.digest}
+
+
+def earlier_verdicts(predicate: Mapping[str, Any]) -> tuple[str, ...]:
+    """A line for each audit before the recorded one."""
+    return tuple(f"{a['verdict']} ({a['tier']}, {a['reference']})" for a in predicate["earlier audits"])
 
 
 def _operation(version: Version) -> dict[str, Any]:
