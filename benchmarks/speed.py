@@ -1,9 +1,9 @@
 """What a step, an evaluation and an exported file cost: ratios from runs in turn, medians and spread. Run::
 
-    python benchmarks/speed.py --base signs38.safetensors --data signs43 --parts depth,size,rate,eval,onnx -o speed.json
+    python benchmarks/speed.py --base signs38.safetensors --data signs43 --parts depth,size,classes -o speed.json
 
 Parts: ``depth`` (a step against the number of adapters below it, and their composition), ``size`` (a step against
-images and blocks), ``rate`` (the step's matrix products against the machine's), ``vit`` (ViT-B/16 at 224 with random
+images and blocks), ``classes`` (against them), ``rate`` (the step's matrix products against the machine's), ``vit`` (ViT-B/16 at 224 with random
 weights against the papers' step), ``eval`` (against a plain timm loop), ``onnx`` (merged against base), ``memory`` (the
 peak of a forget on ViT-B/16), ``processes`` (two against one).
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -108,6 +109,19 @@ def size(base: str, data: str) -> Found:
         with one_core_each():
             found |= {name: median(values) for name, values in interleave(works, ROUNDS).items()}
     return found
+
+
+def classes(base: str, data: str) -> Found:
+    """A step of the last four blocks against the number of classes."""
+    spec = load(base, Description()).spec
+    works = {}
+    for count in (10, 100, 1000):
+        model = build(replace(spec, classes=tuple(str(n) for n in range(count))))
+        subject = subject_of(model, "last:4", pick_precision("auto", CPU))
+        activations = activations_of(subject, torch.randn(64, *spec.preprocessing.input_size))
+        works[f"{count} classes"] = lambda s=subject, a=activations: take_step(s, a)
+    with one_core_each():
+        return {name: median(values) for name, values in interleave(works, ROUNDS).items()}
 
 
 def rate(base: str, data: str) -> Found:
@@ -257,8 +271,8 @@ def processes(base: str, data: str) -> Found:
 
 
 PARTS = {
-    "depth": depth, "size": size, "rate": rate, "vit": vit, "eval": evaluate, "onnx": onnx, "memory": memory,
-    "processes": processes,
+    "depth": depth, "size": size, "classes": classes, "rate": rate, "vit": vit, "eval": evaluate, "onnx": onnx,
+    "memory": memory, "processes": processes,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Learn(Method):
             "cycles": 1,
             "retain_views": 2,
             "change_views": 2,
+            "sparsity": 0.1,
             "distillation": 6.0,
         },
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
@@ -98,7 +99,7 @@ class Forget(Method):
     source = "Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024"
     presets: ClassVar = {
         "default": {},
-        "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2},
+        "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2, "sparsity": 0.1},
         "paper": PAPER
         | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
     }
