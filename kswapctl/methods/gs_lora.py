@@ -58,8 +58,6 @@ class Learn(Method):
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
 
-    blocks: str = "auto"
-    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
     steps: int = 150
