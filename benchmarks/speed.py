@@ -3,9 +3,9 @@
     python benchmarks/speed.py --base signs38.safetensors --data signs43 --parts depth,size,classes -o speed.json
 
 Parts: ``depth`` (a step against the number of adapters below it, and their composition), ``size`` (a step against
-images and blocks), ``classes`` (against them), ``rate`` (the step's matrix products against the machine's), ``vit`` (ViT-B/16 at 224 with random
-weights against the papers' step), ``eval`` (against a plain timm loop), ``onnx`` (merged against base), ``memory`` (the
-peak of a forget on ViT-B/16), ``processes`` (two against one).
+images and blocks), ``classes`` (against them), ``rate`` (the step's matrix products against the machine's), ``vit``
+(ViT-B/16 at 224 with random weights against the papers' step), ``eval`` (against a plain timm loop), ``onnx`` (merged
+against base), ``memory`` (the peak of a forget on ViT-B/16), ``processes`` (two against one).
 """
 
 import argparse
