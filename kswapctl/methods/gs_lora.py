@@ -58,10 +58,20 @@ class Learn(Method):
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
 
+    rank: int = 8
+    """Rank of the adapters."""
+    blocks: str = "all"
+    """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
     steps: int = 150
     """Steps of one cycle, along which the learning rate rises and falls."""
+    cycles: int = 2
+    """Most cycles; training ends with the first after which the targets hold on the validation part."""
+    retain_views: int = 6
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
+    change_views: int = 4
+    """Fixed variants of each image to learn."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 3.0
@@ -102,12 +112,18 @@ class Forget(Method):
         | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
     }
 
+    rank: int = 8
+    """Rank of the adapters."""
     blocks: str = "auto"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
     lr: float = 5e-3
     """Highest learning rate of AdamW for the adapters."""
     steps: int = 100
     """Steps of one cycle, along which the learning rate rises and falls."""
+    cycles: int = 2
+    """Most cycles; training ends with the first after which the targets hold on the validation part."""
+    retain_views: int = 6
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     change_views: int = 3
     """Fixed variants of each image to forget."""
     learned_weight: int = 3
