@@ -25,7 +25,7 @@ def random_labels(context: Context, count: int) -> Tensor:
 class Plain(Method):
     """Cross-entropy on what changes and on what is rehearsed; a method adds how it holds the rest."""
 
-    lr: float = 4e-3
+    lr: float = 2e-3
     """Highest learning rate of AdamW for the adapters."""
     change_weight: float = 1.0
     """Weight of the cross-entropy on what is learned, or on what is forgotten with random other labels."""
