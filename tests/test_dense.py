@@ -230,6 +230,13 @@ def test_a_detector_refuses_images_without_boxes(dense_changed, digits):
     assert "has labels, the model needs boxes" in ran.err
 
 
+def test_both_precisions_stand_in_the_table_and_long_arguments_do_not(dense_changed):
+    printed = dense_changed("eval", "rt_detr").out
+    assert "mAP %" in printed
+    assert "mAP50 %" in printed
+    assert "see --json" in dense_changed("show", "rt_detr").out
+
+
 @pytest.mark.parametrize("model", ["rt_detr", "segformer"])
 def test_an_audit_is_refused_and_says_where_to_look(dense_changed, model):
     ran = dense_changed("audit", model)

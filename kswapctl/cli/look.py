@@ -18,6 +18,9 @@ from kswapctl.spec import Knowledge
 if TYPE_CHECKING:
     from kswapctl.evaluation.scores import Evaluation
 
+MANY = 8
+"""Arguments of an architecture above which a table only counts them: transformers' have dozens."""
+
 
 def evaluate(
     ref: options.Ref,
@@ -78,11 +81,14 @@ def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:
             render.percent(s.accuracy),
             render.percent(s.base),
             render.points(s.accuracy - s.base),
+            *(render.percent(value) for pair in s.more.values() for value in pair),
         )
         for s in result.sets
     ]
+    more = [name for metric in result.sets[0].more for name in (f"#{metric} %", "#base %")] if result.sets else []
     title = f"{ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
-    tables = [render.table(title, ["set", "#classes", "#images", f"#{result.metric} %", "#base %", "#change"], rows)]
+    columns = ["set", "#classes", "#images", f"#{result.metric} %", "#base %", "#change", *more]
+    tables = [render.table(title, columns, rows)]
     if result.taken_for:
         taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
         tables.append(render.table("", ["forgotten", "is now taken for"], taken))
@@ -243,12 +249,12 @@ def place(model: str | None, number: int | None) -> str:
 
 
 def _model_tables(registry: Registry, model: Model) -> list[Table]:
-    spec = model.spec
+    spec, arguments = model.spec, model.spec["arguments"]
     facts = {
         "source": model.source,
         "task": model.task,
         "architecture": spec["architecture"],
-        "arguments": spec["arguments"],
+        "arguments": f"{len(arguments)}, see --json" if len(arguments) > MANY else arguments,
         "input": "x".join(map(str, spec["preprocessing"]["input_size"])),
         "classes": f"{len(model.classes)}: {', '.join(model.classes[:6])}{' ...' if len(model.classes) > 6 else ''}",
         "classifier": spec["classifier"],
