@@ -97,9 +97,10 @@ def _replacement(registry: Registry, name: str, number: int) -> str:
         base = reading.resolve(registry.database, f"{found['name']}@base")
         if _whole(registry, base):
             return str(found["name"])
+    ref = reference(name, number)
     raise StillNeeded(
-        f"{reference(name, number)} needs the files, and no other model here is what it merges to",
-        "merge it and add the file as a model of its own, or move the branch: kswapctl merge, add, branch",
+        f"{ref} needs the files, and no other model here is what it merges to",
+        f"kswapctl merge {ref} -o FILE.safetensors, then kswapctl add NAME FILE.safetensors; or move the branch",
     )
 
 
