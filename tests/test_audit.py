@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ def test_the_original_fails_without_a_reference_too() -> None:
 def test_an_attack_that_misses_the_mask_does_not_vote() -> None:
     _, measures = audit(RETRAINED, reference=ORIGINAL)
     assert not any(m.votes for m in measures.values() if m.id[:2] in {"M4", "M5", "M6"})
+
+
+@pytest.mark.parametrize(("kind", "voting"), [("R1", {"M4 last"}), ("R2", {"M4 1/3", "M4 2/3", "M4 last"})])
+def test_early_probes_vote_only_against_the_very_network_of_before(kind: Any, voting: set[str]) -> None:
+    models = Models(ORIGINAL, RETRAINED, MASKED, OTHER, kind)
+    measures, _ = conduct(models, (*RETAINED, *TARGETS), Plan("standard"), Extra())
+    assert {m.id for m in measures if m.id.startswith("M4") and m.votes} == voting
 
 
 def test_the_same_audit_twice_is_the_same() -> None:

@@ -101,7 +101,7 @@ def recovered(
     if level == "pass" and max(found.high, worst) > limits.index_warn:
         level = "warn"
     note = told + ("" if separates else ": does not find out the head-masked model")
-    note += "" if attack.eligible else ": other classes may be harder or easier here, so only told"
+    note += "" if attack.eligible else ": networks differ here whatever they know, so only told"
     if found.worst_class is not None:
         note += f"; worst {names[found.worst_class]} {worst:.2f}"
     return Measure(attack.id, attack.title, found.index, found.low, found.high, level, votes, note, details)

@@ -21,8 +21,9 @@ from kswapctl.audit.relearn import Curve, relearn_blank, relearn_head
 from kswapctl.audit.shape import measure_shape
 from kswapctl.audit.verdict import AUDIT_V1, AuditV1, Measure, ReferenceKind, Tier
 
-UNFAIR_TO_OTHERS = {f"M4 {depth}" for depth in DEPTHS if depth != LAST}
-"""Below the last depth a class being easy counts for more than its being known: other classes are no reference."""
+EARLY = {f"M4 {depth}" for depth in DEPTHS if depth != LAST}
+"""Below the last depth networks of two trainings, neither of which knew a class, differ by as much as one that knew it,
+and other classes are easier or harder: only the very network of before (R2) is a reference."""
 
 Found = TypeVar("Found")
 
@@ -195,7 +196,7 @@ def _graded(
 
     plain = {name: s.mean for name, s in scores.items()}
     found, masked = against("audited"), against("head-masked")
-    fair = models.paired or id_ not in UNFAIR_TO_OTHERS
+    fair = models.kind == "R2" or id_ not in EARLY
     return measures.recovered(Attack(id_, title, plain, details, fair), found, masked, label, plan.limits)
 
 
