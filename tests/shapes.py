@@ -10,6 +10,8 @@ from PIL import Image
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220)}
 SIDE = 64
+LARGER = 96
+"""Side of the input of a network that halves it six times: group norms want more than one place."""
 SMALL = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 
 
@@ -62,7 +64,8 @@ def write_network(folder: Path, kind: str, classes: tuple[str, ...] = ("red", "g
     hf.logging.disable_progress_bar()
     network = getattr(hf, NETWORKS[kind][0])(_config(hf, kind, dict(enumerate(classes))))
     network.save_pretrained(folder)
-    fed = {"image_mean": [0.5] * 3, "image_std": [0.3] * 3, "size": {"height": SIDE, "width": SIDE}}
+    side = LARGER if kind == "deformable_detr" else SIDE
+    fed = {"image_mean": [0.5] * 3, "image_std": [0.3] * 3, "size": {"height": side, "width": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(fed))
     return folder
 
