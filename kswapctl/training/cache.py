@@ -32,11 +32,11 @@ class Cache:
 
     @property
     def left(self) -> int:
-        """Bytes of memory for a step: half of those not handed out (files take none), a quarter of a GiB at least.
+        """Bytes of memory for a step: a quarter of those not handed out (files take none), a quarter of a GiB at least.
 
-        Its gradients and what the allocator does not give back take about as much again.
+        Its gradients, passing tensors and what the allocator does not give back take more than as much again.
         """
-        return max((self.budget - (self.used if self.folder is None else 0)) // 2, GIB // 4)
+        return max((self.budget - (self.used if self.folder is None else 0)) // 4, GIB // 4)
 
     def allocate(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """An uninitialised tensor to be filled, in memory or in a file; None where there is no room for it."""
