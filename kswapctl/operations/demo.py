@@ -47,7 +47,9 @@ def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> 
         add_model(registry, MODEL, str(CHECKPOINT), Description(), data, command)
     elif registry.model(MODEL).head:
         registry.move_head(MODEL, 0, action="rollback", command=command)
-    learned = apply(registry, MODEL, Change("learn", LEARN, data, settings=QUICK, rehearsal=REHEARSAL), command, progress)
+    learned = apply(
+        registry, MODEL, Change("learn", LEARN, data, settings=QUICK, rehearsal=REHEARSAL), command, progress
+    )
     forgot = apply(registry, MODEL, Change("forget", FORGET, data, rehearsal=REHEARSAL), command, progress)
     evaluation = evaluate_version(registry, forgot.version, [], False, "cpu", progress)
     back = registry.move_head(MODEL, 0, action="rollback", command=command)
