@@ -100,7 +100,7 @@ def calibrate(options: argparse.Namespace, seed: int) -> Found:
         seen = few_images(options, Path(folder), seed) if options.few else options.data
         versions = {name: forget(registry, options, name, seed, seen) for name in options.methods}
         subjects = {name: choose_subject(registry, version, request) for name, version in versions.items()}
-    first = dataclasses.replace(next(iter(subjects.values())), seen="")  # attackers have all images of the data
+    first = dataclasses.replace(next(iter(subjects.values())), seen=())  # attackers have all images of the data
     images = choose_images(first, [options.data], request, Silent())
     bench = Bench(options, seed, first, images, Plan(options.tier, seed))
     models = build_models(first, images, "cpu", Silent())

@@ -216,13 +216,15 @@ def test_never_known_classes_stand_in_for_a_reference(run, digits: Path, tmp_pat
     assert measured(ran.json)["M2"]["value"] is not None
 
 
-def test_an_image_that_forgetting_saw_is_no_test_image(run, digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["three", "zero"])
+def test_an_image_that_forgetting_saw_is_no_test_image(run, digits: Path, tmp_path: Path, name: str) -> None:
     data = Path(shutil.copytree(digits, tmp_path / "data"))
-    seen = sorted((data / "train" / "three").iterdir())[0]
-    shutil.copy(seen, data / "test" / "three" / "copy.png")
+    for seen in (data / "train" / name).iterdir():
+        shutil.copy(seen, data / "test" / name / f"copy-{seen.name}")
     ran = run("audit", "digits", "--data", data, *QUICK)
     assert ran.code == 4
-    assert "test/three/copy.png is also the training image" in ran.json["message"]
+    assert f"test/{name}/copy-" in ran.json["message"]
+    assert "is also the training image" in ran.json["message"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from kswap_registry import Registry, Version
 
 from kswapctl.audit.verdict import ReferenceKind, Tier
 from kswapctl.data.images import Images
-from kswapctl.data.sets import Chosen, check_disjoint, count, gather
+from kswapctl.data.sets import Chosen, count, gather
 from kswapctl.data.sources import Sample, Source, open_source
 from kswapctl.data.splits import by_class, take, test_part, training_part
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
@@ -75,8 +76,8 @@ class Subject:
     retained: tuple[str, ...]
     blocks: str
     """Which blocks forgetting adapted."""
-    seen: str
-    """The source that forgetting drew on; empty if nothing was forgotten."""
+    seen: tuple[str, ...]
+    """The sources that forgetting drew on, of what goes and of what stays; none if nothing was forgotten."""
 
 
 def choose_subject(registry: Registry, version: Version, request: Request) -> Subject:
@@ -113,7 +114,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         targets=tuple(targets),
         retained=retained,
         blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
-        seen=operation.spec["source"] if operation else "",
+        seen=tuple(operation.spec.get(key, "") for key in ("source", "retain_source")) if operation else (),
     )
 
 
@@ -142,16 +143,16 @@ def choose_images(subject: Subject, usual: Sequence[str], request: Request, prog
     }
     for name in (bad for images in read.values() for bad in images.bad):
         progress.note(f"skipped: {name}")
-    check_disjoint(read["retain train"], read["retain test"], ("retain train", "retain test"))
-    _check_unseen([*seen, *sources], subject.targets, read["forget test"])
+    for part, classes in (("forget test", subject.targets), ("retain test", subject.retained)):
+        _check_unseen([*seen, *sources], classes, read[part])
     return read
 
 
-def _check_unseen(sources: Sequence[Source], targets: Collection[str], test: Images) -> None:
+def _check_unseen(sources: Sequence[Source], classes: Collection[str], test: Images) -> None:
     """No image that is tested may be one that forgetting could see, also of those that attackers are not given."""
     tested = dict(zip(test.digests, test.samples, strict=True))
     for source in sources:
-        for sample in training_part(source, set(targets) & set(source.classes)):
+        for sample in training_part(source, set(classes) & set(source.classes)):
             digest = hashlib.sha256(source.read(sample)).hexdigest()
             if digest in tested:
                 raise DataError(
@@ -210,14 +211,13 @@ def _at(registry: Registry, version: Version, depth: int) -> Version:
     return registry.stack(version)[depth - 1] if depth else registry.resolve(f"{version.model}@base")
 
 
-def _open_seen(name: str, sources: Sequence[Source]) -> list[Source]:
-    """The source that forgetting saw, if it is another one and still there."""
-    if not name or any(s.name == name for s in sources):
-        return []
-    try:
-        return [open_source(name)]
-    except (NotFoundError, DataError):
-        return []
+def _open_seen(names: Collection[str], sources: Sequence[Source]) -> list[Source]:
+    """The sources that forgetting saw, as far as they are others and still there."""
+    found = []
+    for name in sorted(set(names) - {"", *(s.name for s in sources)}):
+        with suppress(NotFoundError, DataError):
+            found.append(open_source(name))
+    return found
 
 
 def _controls(subject: Subject, sources: Sequence[Source], request: Request) -> tuple[list[Source], tuple[str, ...]]:
