@@ -19,6 +19,7 @@ from kswapctl.cli import (
     change,
     declared,
     demo,
+    evaluate,
     history,
     look,
     purge,
@@ -105,7 +106,10 @@ def _options(
     """Options before the command."""
 
 
-for module in (demo, registry, change, declared, look, analyze, history, audit, record, purge, ship, share, care):
+MODULES = (demo, registry, change, declared, evaluate, look, analyze, history, audit, record, purge, ship, share, care)
+"""In the order of the help."""
+
+for module in MODULES:
     for name, command in module.COMMANDS.items():
         app.command(name, cls=Command)(command)
 

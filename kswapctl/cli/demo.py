@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kswapctl.cli import change, look, options, render
+from kswapctl.cli import change, evaluate, options, render
 from kswapctl.cli.options import command_line
 from kswapctl.operations.home import create_home
 
@@ -34,7 +34,7 @@ def demo(
     files = [(story.onnx, f"ONNX: {checked}"), (story.picture, "predictions before and after")]
     tables = [
         change.table([story.learned, story.forgot]),
-        *look.evaluation_tables(story.forward.ref, story.evaluation),
+        *evaluate.evaluation_tables(story.forward.ref, story.evaluation),
         render.table("", ["head", "is now"], moves),
         render.table("", ["file", "what it is"], files),
     ]

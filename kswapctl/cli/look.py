@@ -1,9 +1,9 @@
-"""Commands that look and undo: eval, list, show, diff, rollback, tag, methods. Most need no torch."""
+"""Commands that look and undo: list, show, diff, rollback, tag, methods. Only diff needs torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from kswap_registry import Model, Registry, Version, tombstones
@@ -15,84 +15,8 @@ from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
 from kswapctl.spec import Knowledge
 
-if TYPE_CHECKING:
-    from kswapctl.evaluation.scores import Evaluation
-
 MANY = 8
 """Arguments of an architecture above which a table only counts them: transformers' have dozens."""
-
-
-def evaluate(
-    ref: options.Ref,
-    data: options.EvalData = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="A row for each class.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="A row for every version of the stack.")] = False,
-    home: options.Home = None,
-    skip_bad: options.SkipBad = False,
-    device: options.Device = "auto",
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Measure what a version retained, learned and forgot on the test part, against its base.
-
-    Example: `kswapctl eval signs@2 --per-class`
-    """
-    if history:
-        _history(ref, data or [], home, device)
-        return
-    with open_home(home, read_only=True) as registry, render.Live() as live:
-        from kswapctl.operations.look import evaluate_version
-
-        version = registry.resolve(ref)
-        result = evaluate_version(registry, version, data or [], skip_bad, device, live)
-    tables = evaluation_tables(version.ref, result)
-    if per_class:
-        each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
-        tables.append(render.table("", ["class", "#images", f"#{result.metric} %", "#base %"], each))
-    render.data({"version": version.ref} | asdict(result), *tables)
-
-
-def _history(ref: str, data: list[str], home: options.Home, device: str) -> None:
-    with open_home(home, read_only=True) as registry, render.Live() as live:
-        from kswapctl.operations.trace import trace
-
-        steps = trace(registry, registry.resolve(ref), data, device, live)
-    names = ("retain", "learned", "forgotten", "forgotten earlier")
-    rows = [
-        (
-            step.version.ref,
-            f"{step.version.kind} {_classes(step.version)}" if step.version.number else "",
-            *(render.percent(score.accuracy) if (score := step.scores.set(name)) else "" for name in names),
-        )
-        for step in steps
-    ]
-    columns = ["version", "change", *(f"#{name} %" for name in names)]
-    table = render.table("on test, each version on the sets it knows", columns, rows)
-    render.data([{"version": step.version.ref} | asdict(step.scores) for step in steps], table)
-
-
-def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:
-    """Scores by set, and what the forgotten are now taken for."""
-    rows = [
-        (
-            s.name,
-            s.classes,
-            s.images,
-            render.percent(s.accuracy),
-            render.percent(s.base),
-            render.points(s.accuracy - s.base),
-            *(render.percent(value) for pair in s.more.values() for value in pair),
-        )
-        for s in result.sets
-    ]
-    more = [name for metric in result.sets[0].more for name in (f"#{metric} %", "#base %")] if result.sets else []
-    title = f"{ref} on test" + ("" if result.h_mean is None else f", H-mean {render.percent(result.h_mean)}")
-    columns = ["set", "#classes", "#images", f"#{result.metric} %", "#base %", "#change", *more]
-    tables = [render.table(title, columns, rows)]
-    if result.taken_for:
-        taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
-        tables.append(render.table("", ["forgotten", "is now taken for"], taken))
-    return tables
 
 
 def list_versions(
@@ -115,7 +39,7 @@ def list_versions(
             v.ref,
             "" if not v.number else f"on {m.name}@{v.parent or 'base'}",
             v.kind,
-            _classes(v),
+            classes_of(v),
             " ".join(f"{k} {render.percent(x)}" for k, x in v.metrics.items() if k in {"learn", "forget", "retain"}),
             ", ".join(sorted(set(missing[v.ref].values()))) or render.size(v.size),
             ", ".join(v.tags),
@@ -238,7 +162,8 @@ def methods(
     render.data(described, *tables)
 
 
-def _classes(version: Version) -> str:
+def classes_of(version: Version) -> str:
+    """The classes that a version's change is about, four of them by name."""
     names = version.spec.get("classes", [])
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
@@ -286,7 +211,7 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
         knowledge = Knowledge.from_json(version.state)
         facts |= {
             "method": f"{version.method} ({version.spec['preset']})",
-            "classes": _classes(version),
+            "classes": classes_of(version),
             "data": version.spec["source"],
             "seed": version.spec["seed"],
             "steps": record["steps"],
@@ -313,7 +238,6 @@ def _ratio(values: int, parameters: int) -> str:
 
 
 COMMANDS = {
-    "eval": evaluate,
     "list": list_versions,
     "show": show,
     "diff": diff,
