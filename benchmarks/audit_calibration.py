@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--retrained", type=Path, nargs="*", default=[], help="one file or more, each of its own seed")
     parser.add_argument("--control", default="")
     parser.add_argument("--few", type=int, default=0, help="images of each forgotten class that forgetting sees")
+    parser.add_argument("--learn", nargs=2, metavar=("DATA", "CLASSES"), help="learn these first: to forget on a stack")
     parser.add_argument("--tier", choices=("quick", "standard", "deep"), default="standard")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("-o", "--output", type=Path)
@@ -97,11 +98,14 @@ def calibrate(options: argparse.Namespace, seed: int) -> Found:
     request = Request(options.tier, control=options.control, seed=seed)
     with tempfile.TemporaryDirectory() as folder, Registry.create(Path(folder) / "registry") as registry:
         add_model(registry, "model", options.base, Description(), options.data)
+        if options.learn:
+            learn(registry, *options.learn, seed)
         seen = few_images(options, Path(folder), seed) if options.few else options.data
         versions = {name: forget(registry, options, name, seed, seen) for name in options.methods}
         subjects = {name: choose_subject(registry, version, request) for name, version in versions.items()}
     first = dataclasses.replace(next(iter(subjects.values())), seen=())  # attackers have all images of the data
-    images = choose_images(first, [options.data], request, Silent())
+    sources = [options.data, *(options.learn or [])[:1]]
+    images = choose_images(first, sources, request, Silent())
     bench = Bench(options, seed, first, images, Plan(options.tier, seed))
     models = build_models(first, images, "cpu", Silent())
     audited = {"original": (first.original, models.original), "head-masked": (first.original, models.masked)}
@@ -137,10 +141,15 @@ def few_images(options: argparse.Namespace, folder: Path, seed: int) -> str:
     return str(folder / "few")
 
 
+def learn(registry: Registry, data: str, classes: str, seed: int) -> None:
+    """Learn the ``classes`` of ``data`` on the base, by the default method."""
+    apply(registry, "model", Change("learn", tuple(classes.split(",")), data, seed=seed), "benchmark", Silent())
+
+
 def forget(registry: Registry, options: argparse.Namespace, name: str, seed: int, seen: str) -> Version:
-    """Forget on the base, by METHOD or METHOD:PRESET, with the images of ``seen``."""
+    """Forget on what was learned, if anything, by METHOD or METHOD:PRESET, with the images of ``seen``."""
     method, _, preset = name.partition(":")
-    registry.move_head("model", 0)
+    registry.move_head("model", 1 if options.learn else 0)
     classes = tuple(options.forget.split(","))
     settings = dict(text.split("=", 1) for text in options.set)
     change = Change(
