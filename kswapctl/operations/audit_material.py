@@ -114,7 +114,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         targets=tuple(targets),
         retained=retained,
         blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
-        seen=tuple(operation.spec.get(key, "") for key in ("source", "retain_source")) if operation else (),
+        seen=_seen(operation, original) if operation else (),
     )
 
 
@@ -206,6 +206,12 @@ def _known(composed: Composed) -> Known:
     return Known(composed.version.ref, composed.spec, composed.knowledge.classes, composed.weights)
 
 
+def _seen(operation: Version, original: Composed) -> tuple[str, ...]:
+    """The sources that ``operation`` on ``original`` drew on, first that of the forgotten."""
+    told = operation.spec.get("retain_source")
+    return (operation.spec["source"], *([told] if told else original.knowledge.sources))
+
+
 def _at(registry: Registry, version: Version, depth: int) -> Version:
     """The version at ``depth`` of the stack below ``version``; 0 is the base."""
     return registry.stack(version)[depth - 1] if depth else registry.resolve(f"{version.model}@base")
@@ -214,7 +220,7 @@ def _at(registry: Registry, version: Version, depth: int) -> Version:
 def _open_seen(names: Collection[str], sources: Sequence[Source]) -> list[Source]:
     """The sources that forgetting saw, as far as they are others and still there."""
     found = []
-    for name in sorted(set(names) - {"", *(s.name for s in sources)}):
+    for name in dict.fromkeys(n for n in names if n not in {s.name for s in sources}):
         with suppress(NotFoundError, DataError):
             found.append(open_source(name))
     return found

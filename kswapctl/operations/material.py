@@ -38,9 +38,10 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
     found, absent = first_with(sources, classes)
     if absent:
         sources[0].require(absent)
-    change = dataclasses.replace(change, classes=classes, source=found[0][0].name)
     known = tuple(c for c in knowledge.known if c not in classes)
     retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
+    told = retain[0].name if change.retain_source else ""
+    change = dataclasses.replace(change, classes=classes, source=found[0][0].name, retain_source=told)
     retained, missing = retained_part(retain, known, change.rehearsal, change.seed)
     if not count(retained.train):
         raise DataError(
