@@ -200,7 +200,9 @@ def _hugging_face(name: str, place: str) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise DataError("Hugging Face datasets need an extra package", "pip install 'kswapctl[datasets]'") from error
+        raise DataError(
+            "Hugging Face datasets need an extra package", "in a clone: uv sync --extra datasets"
+        ) from error
     local = Path(place).is_dir()
     try:
         loaded = datasets.load_from_disk(place) if local else datasets.load_dataset(place)

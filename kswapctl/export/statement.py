@@ -121,5 +121,5 @@ def _cryptography() -> tuple[Any, Any, Any]:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as error:
-        raise UsageError("signatures need an extra package", "pip install 'kswapctl[sign]'") from error
+        raise UsageError("signatures need an extra package", "in a clone: uv sync --extra sign") from error
     return ec, hashes, serialization

@@ -85,5 +85,5 @@ def _metric() -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"mean average precision needs {error.name or 'a package'}, which is not installed",
-            "pip install 'kswapctl[detection]'",
+            "in a clone: uv sync --extra detection",
         ) from error

@@ -21,7 +21,7 @@ def run_jobs(study: Study, given: dict[str, str], folder: Path, jobs: int, clust
     try:
         import submitit
     except ImportError as error:
-        raise UsageError("--cluster needs submitit", "pip install 'kswapctl[cluster]'") from error
+        raise UsageError("--cluster needs submitit", "in a clone: uv sync --extra cluster") from error
     try:
         executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
     except (RuntimeError, ValueError) as error:
