@@ -90,5 +90,7 @@ def test_a_study_s_trade_off_is_drawn(look, tmp_path: Path) -> None:
     before, one = json.loads((tmp_path / "trade-off.json").read_text())
     assert before["method"] == "before"
     assert one["Acc_r"][0] == 89.0
+    assert look("analyze", "--study", tmp_path, "-o", tmp_path / "drawn").code == 0
+    assert (tmp_path / "drawn" / "trade-off.png").is_file()
     assert look("analyze", "--study", tmp_path, "--split", "six").code == 3
     assert look("analyze", "--study", tmp_path / "none").code == 3

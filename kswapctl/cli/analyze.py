@@ -21,9 +21,16 @@ def analyze(
         Path | None, typer.Option(metavar="DIR", help="Instead: a study's folder, for the trade-off of its methods.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which of the study's splits; else its first.")] = "",
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the figures go.")] = Path(
-        "figures"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Where the figures go.",
+            show_default="figures, or the study's folder",
+        ),
+    ] = None,
     home: options.Home = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -37,13 +44,13 @@ def analyze(
     if study:
         from kswapctl.operations.analyze import draw_study
 
-        files = draw_study(study, split)
+        files = draw_study(study, split, output or study)
     else:
         with open_home(home, read_only=True) as registry, render.Live() as live:
             from kswapctl.operations.analyze import analyze as draw
 
             versions = [registry.resolve(ref) for ref in refs or []]
-            files = draw(registry, versions, data or [], output, live)
+            files = draw(registry, versions, data or [], output or Path("figures"), live)
     render.data([str(file) for file in files], render.table("", ["file"], [[file] for file in files]))
 
 

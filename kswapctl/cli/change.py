@@ -99,7 +99,14 @@ def swap(
         str,
         typer.Option("--classes", metavar="A,B", help="Classes of --learn to learn; else all that are new."),
     ] = "",
-    data: options.Data = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Images of what is forgotten, and of what must stay while learning; else what was used before.",
+        ),
+    ] = "",
     order: Annotated[str, typer.Option(help="Letters l and f: lf, fl, flf, lfl.")] = "lf",
     home: options.Home = None,
     retain_share: options.RetainShare = 0.1,

@@ -66,7 +66,9 @@ Depth = Annotated[
         help="How far to forget: what the model says (gs-lora), or its features too (erase). In place of --method.",
     ),
 ]
-Preset = Annotated[str, typer.Option(help="The method's set of values: default, fast, paper.")]
+Preset = Annotated[
+    str, typer.Option(help="A set of values: default, or another that `kswapctl methods NAME` lists for the method.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A hyper-parameter (may be repeated).")
 ]

@@ -25,7 +25,10 @@ def init(home: Home = None, json: Json = False) -> None:
 def add(
     name: ModelName,
     source: Annotated[
-        str, typer.Argument(help="A timm model name, hf-hub:ORG/NAME, a .safetensors file, or a .pth file.")
+        str,
+        typer.Argument(
+            help="A timm name, hf-hub:ORG/NAME, a .safetensors or .pth file; a transformers folder or ORG/NAME."
+        ),
     ],
     home: Home = None,
     data: Annotated[

@@ -61,8 +61,8 @@ def analyze(
     return [folder / f"{name}.{suffix}" for name in made for suffix in (*FORMATS, "json")]
 
 
-def draw_study(folder: Path, split: str) -> list[Path]:
-    """A study's figure of ``split`` (empty: its first), from its ``results.json``.
+def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
+    """A study's figure of ``split`` (empty: its first), from the ``results.json`` of its folder, drawn into ``target``.
 
     Of a study of long orders, accuracy along the first contender's; else the trade-off between methods.
     """
@@ -82,15 +82,15 @@ def draw_study(folder: Path, split: str) -> list[Path]:
     rows = [row for row in summarise(study, stored["cells"]) if row.split == split]
     if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
         first = [r for r in rows if r.contender == long[0].contender]
-        return _draw_along(folder, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
+        return _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
     last: dict[str, dict[str, Any]] = {}
     for row in rows:
         values = {column: row.values[column] for column in ("Acc_r", "Acc_f")}
         if all(values.values()):
             name = "before" if row.stage == "Start" else row.contender
             last[name] = {"method": name, "stage": row.stage} | values
-    draw_trade_off(folder, f"{study.title}: {split}", list(last.values()))
-    return [folder / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+    draw_trade_off(target, f"{study.title}: {split}", list(last.values()))
+    return [target / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
 
 
 def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
