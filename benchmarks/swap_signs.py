@@ -1,6 +1,6 @@
 """Learn five unseen traffic signs, forget five known ones: what is retained, learned and forgotten, over seeds.
 
-The base knows 38 of 43 signs (see ``../shared/data/README.md``). Each figure is measured by ``evaluate_version`` on the
+The base knows 38 of 43 signs (see ``docs/data.md``). Each figure is measured by ``evaluate_version`` on the
 test part, which neither training nor the choice of hyper-parameters saw. Run, with the data unpacked::
 
     python benchmarks/swap_signs.py --base signs38.safetensors --data signs43 -o swap-signs.json
