@@ -79,16 +79,16 @@ def composed(base_home):
         return load_version(registry, registry.resolve("digits@base"))
 
 
+def few_steps(name, method, data):
+    """An operation that any method ends soon."""
+    rehearsal = Rehearsal(share=0.3, validation=0.2)
+    classes = (CLASSES[method.kind],)
+    return Change(method.kind, classes, data, method=name, settings=quick(method), rehearsal=rehearsal)
+
+
 @EACH
 def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_digits, name, method):
-    change = Change(
-        method.kind,
-        (CLASSES[method.kind],),
-        few_digits,
-        method=name,
-        settings=quick(method),
-        rehearsal=Rehearsal(share=0.3, validation=0.2),
-    )
+    change = few_steps(name, method, few_digits)
     outcomes = [operate(composed, choose(composed.knowledge, change), Silent())[0] for _ in range(2)]
     first, second = (outcome.adapter for outcome in outcomes)
     assert first.fingerprint == second.fingerprint
@@ -97,6 +97,19 @@ def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_
     after = compose(composed.weights, [first])
     assert fingerprint(after) != fingerprint(composed.weights)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+@pytest.mark.slow
+@EACH
+def test_a_method_runs_on_two_threads(composed, few_digits, name, method):
+    change = few_steps(name, method, few_digits)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        outcome, _ = operate(composed, choose(composed.knowledge, change), Silent())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.isfinite(tensor).all() for tensor in compose(composed.weights, [outcome.adapter]).values())
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""How training spends its time: caching, threads, processes, the choice of blocks. None of it may change a result."""
+"""How training spends its time: caching, processes, the choice of blocks. None of it may change a result."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -20,10 +21,7 @@ from kswap_registry import Registry
 from torch import nn
 
 from kswapctl.data.views import make_views, mix_views
-from kswapctl.models.threads import run_spread
-from kswapctl.models.weights import Weights
 from kswapctl.operations.versions import load_version
-from kswapctl.runtime import one_core_each, spread
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.screen import shortest
@@ -107,59 +105,6 @@ def test_a_key_depends_on_every_part() -> None:
     assert len({key_of("a", one), key_of("a", two), key_of("b", one), key_of("ab", one)}) == 4
 
 
-@pytest.mark.parametrize("room", [0, 1, 2000])
-@pytest.mark.parametrize("grad", [False, True])
-def test_rows_spread_over_threads_give_the_same_outputs_and_gradients(grad: bool, room: int) -> None:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
-    inputs = torch.randn(70, 6)
-    weight = torch.randn(8, 6, requires_grad=True)
-    whole = torch.func.functional_call(module, {"0.weight": weight}, (inputs,))
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with one_core_each(), torch.set_grad_enabled(grad):
-            outputs = run_spread(torch.func.functional_call, module, {"0.weight": weight}, inputs, room)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-    torch.testing.assert_close(outputs, whole)
-    assert outputs.requires_grad == grad
-    if grad:
-        (expected,) = torch.autograd.grad(whole.square().sum(), weight)
-        (found,) = torch.autograd.grad(outputs.square().sum(), weight)
-        torch.testing.assert_close(found, expected)
-
-
-def test_without_room_few_rows_are_walked_back_at_once() -> None:
-    module = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
-    weight = torch.randn(8, 6, requires_grad=True)
-    together: list[int] = []
-
-    def run(module: nn.Module, weights: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled():
-            together.append(len(inputs))
-        return torch.func.functional_call(module, weights, (inputs,))
-
-    a_row = 4 * (6 + 8 + 8)  # the inputs of both layers and of the activation between them
-    for room, expected in ((2 * 70 * a_row, [1, 70]), (30 * a_row, [1, 31, 31, 8])):
-        together.clear()
-        with one_core_each():
-            run_spread(run, nn.Sequential(*module), {"0.weight": weight}, torch.randn(70, 6), room).sum().backward()
-        assert sum(together) == sum(expected), together
-
-
-def test_spreading_keeps_the_order_and_passes_errors_on() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert spread(lambda n: n * n, range(7)) == [n * n for n in range(7)]
-        with pytest.raises(ZeroDivisionError):
-            spread(lambda n: 1 // n, [1, 0])
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_the_shortest_run_of_last_blocks_that_holds_a_quarter() -> None:
     assert shortest({"a": 5.0, "b": 1.0, "c": 1.0, "d": 1.0}) == 2
     assert shortest({"a": 0.0, "b": 0.0}) == 2
@@ -237,10 +182,17 @@ def together(invoke: Run, home: Path, *line: object, dies: bool = False) -> list
     return [process.exitcode for process in members]
 
 
-@pytest.mark.parametrize("kind", ["learn", "forget"])
-def test_two_processes_give_the_adapter_of_one(fresh: Path, tmp_path: Path, digits: Path, invoke, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "blocks"), [("learn", "last:2"), ("forget", "last:2"), ("forget", "auto")])
+def test_two_processes_give_the_adapter_of_one(
+    fresh: Path, tmp_path: Path, digits: Path, invoke, monkeypatch, kind: str, blocks: str
+) -> None:
+    def noted(norms: dict[str, float]) -> int:
+        (tmp_path / f"{os.getpid()}.norms").write_text(json.dumps(norms))
+        return shortest(norms)
+
+    monkeypatch.setattr("kswapctl.operations.surgery.shortest", noted)
     one, two = copies(fresh, tmp_path, "one", "two")
-    line = (kind, "digits", "--data", digits, "--classes", "nine" if kind == "learn" else "two", *FORGET[4:])
+    line = (kind, "digits", "--data", digits, "--classes", "nine" if kind == "learn" else "two", *FORGET[4:-1], blocks)
     assert invoke(one, *line).code == 0
     assert together(invoke, two, *line) == [0, 0]
     outputs = []
@@ -252,6 +204,9 @@ def test_two_processes_give_the_adapter_of_one(fresh: Path, tmp_path: Path, digi
         with torch.no_grad():
             outputs.append(network(torch.randn(64, *_input(network), generator=generator)))
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=0)
+    norms = [json.loads(file.read_text()) for file in tmp_path.glob("*.norms")]
+    assert len(norms) == (3 if blocks == "auto" else 0)
+    assert all(seen == pytest.approx(norms[0], rel=1e-3) for seen in norms)
 
 
 def _input(network: nn.Module) -> tuple[int, int, int]:

@@ -44,10 +44,11 @@ class Forget(Method):
     def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
         """The forget gradient, and the retain gradient freed of its conflict with it."""
         trained = [p for group in context.groups.values() for p in group]
-        first, second = (
-            torch.cat([g.flatten() for g in torch.autograd.grad(losses[name], trained, retain_graph=True)])
-            for name in ("forget", "retain")
+        gradients = (
+            torch.autograd.grad(losses["forget"], trained, retain_graph=True),
+            torch.autograd.grad(losses["retain"], trained),
         )
+        first, second = (torch.cat([g.flatten() for g in found]) for found in gradients)
         joint = first + without_conflict(second, first)
         parts = joint.split([p.numel() for p in trained])
         for parameter, part in zip(trained, parts, strict=True):

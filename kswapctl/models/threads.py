@@ -98,21 +98,25 @@ class _Spread(torch.autograd.Function):
                 return torch.cat([run(module, weights, few) for few in inputs.split(at_once)])
 
             return torch.cat(_only_forward(in_turn, parts, dict(zip(names, values, strict=True))))
-        ctx.kept = _with_graphs(run, parts, dict(zip(names, values, strict=True)), ctx.needs_input_grad[4:])
-        return torch.cat([outputs.detach() for _, outputs in ctx.kept])
+        kept = _with_graphs(run, parts, dict(zip(names, values, strict=True)), ctx.needs_input_grad[4:])
+        ctx.leaves = [leaves for leaves, _ in kept]
+        ctx.save_for_backward(*(outputs for _, outputs in kept))  # saved, they go with the graph that this is part of
+        return torch.cat([outputs.detach() for _, outputs in kept])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Sums over the parts, in their order: the same bits every time."""
         rows = gradient.split([len(inputs) for _, inputs in ctx.parts])
         if not ctx.at_once:
-            return None, None, None, None, *_walk_back(ctx.kept, rows)
+            kept = list(zip(ctx.leaves, ctx.saved_tensors, strict=True))
+            return None, None, None, None, *_walk_back(kept, rows, once=False)
         weights = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
         sums: list[Tensor | None] = [None] * len(weights)
         for start in range(0, max(map(len, rows)), ctx.at_once):
-            few = [(module, inputs[start : start + ctx.at_once]) for module, inputs in ctx.parts]
+            taken = slice(start, start + ctx.at_once)
+            few = [(module, inputs[taken]) for module, inputs in ctx.parts if start < len(inputs)]
             kept = _with_graphs(ctx.run, few, weights, ctx.needs_input_grad[4:])
-            sums = _add(sums, _walk_back(kept, [r[start : start + ctx.at_once] for r in rows]))
+            sums = _add(sums, _walk_back(kept, [r[taken] for r in rows if start < len(r)], once=True))
         return None, None, None, None, *sums
 
 
@@ -131,13 +135,13 @@ def _with_graphs(
     return spread(part, parts)
 
 
-def _walk_back(kept: Sequence[Graph], gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient of each weight, summed over the parts."""
+def _walk_back(kept: Sequence[Graph], gradients: Sequence[Tensor], *, once: bool) -> list[Tensor | None]:
+    """The gradient of each weight, summed over the parts; ``once`` frees the graphs on the way."""
 
     def back(item: tuple[Graph, Tensor]) -> list[Tensor | None]:
         (leaves, outputs), wanted = item
         moved = [leaf for leaf in leaves if leaf.requires_grad]
-        found = iter(torch.autograd.grad(outputs, moved, wanted, allow_unused=True))
+        found = iter(torch.autograd.grad(outputs, moved, wanted, retain_graph=not once, allow_unused=True))
         return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
     first, *others = spread(back, list(zip(kept, gradients, strict=True)))

@@ -29,6 +29,7 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
         losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
         if losses:
             method.backward(context, losses)
+            plan.team.average([p for parameters in subject.groups.values() for p in parameters])
         for name, parameters in subject.groups.items():
             gradients = [p.grad.norm() for p in parameters if p.grad is not None]
             norms[name] += torch.stack(gradients).norm().item() if gradients else 0.0
