@@ -40,7 +40,7 @@ class Training:
     """As the task has them."""
 
     def batches(self, epochs: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Epoch, pixels in [0, 255] and targets of one batch after another; half of the images mirrored."""
+        """Epoch, pixels in [0, 255] and targets of one batch after another, shuffled anew each epoch."""
         for epoch in range(epochs):
             order = torch.randperm(len(self.pixels))
             for chosen in order[: len(order) // BATCH * BATCH].split(BATCH):

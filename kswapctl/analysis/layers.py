@@ -56,7 +56,7 @@ def gradient_by_block(
     """Mean absolute gradient of the loss, over each block's weights.
 
     ``images`` are (N, C, H, W) uint8 and their targets. The loss is the mean over the images of their mean over the
-    items whose class is among ``rows``; images without one are left out.
+    items whose class is among ``rows``; an image without one counts as a loss of zero.
     """
     weights = {
         name: [network.get_parameter(f"{layer}.weight").requires_grad_(True) for layer in layers]

@@ -1,4 +1,4 @@
-"""Commands that look and undo: list, show, diff, rollback, tag, methods. Only diff needs torch."""
+"""Commands that look and undo: list, show, diff, rollback, tag, methods. Only diff and methods need torch."""
 
 from __future__ import annotations
 

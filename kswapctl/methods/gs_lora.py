@@ -1,9 +1,9 @@
-"""Group-sparse LoRA: learn or forget on the feed-forward layers, with as few blocks changed as possible.
+"""Group-sparse LoRA: learn or forget on the feed-forward layers; a penalty can leave whole blocks as they are.
 
 Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024 (GS-LoRA); Xing et al., Knowledge
 Swapping via Learning and Unlearning, ICML 2025. The preset ``paper`` holds their public code's values. The
 default differs: the bound is on each image, the model before the operation is distilled, images come in views,
-and the group penalty is a proximal step.
+and the penalty is off; where ``sparsity`` turns it on, it is a proximal step.
 """
 
 from collections.abc import Mapping
