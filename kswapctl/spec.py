@@ -222,7 +222,7 @@ class Change:
     precision: str = "auto"
     """auto, fp32 or bf16: of the training steps; adapters and composition are fp32."""
     cache_gb: float = 4.0
-    """Room for activations, in GiB: of frozen blocks, once, and what they leave for those of a step."""
+    """Room for activations, in GiB: of frozen blocks, once, and what they leave for those of a classifier's step."""
     cache_dir: str = ""
     """Where activations are kept in files for the next operation; empty keeps them in memory."""
 

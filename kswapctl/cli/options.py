@@ -74,7 +74,12 @@ Settings = Annotated[
 ]
 Blocks = Annotated[str, typer.Option(help="Blocks to adapt: all, auto, last:N; else the method's choice.")]
 CacheGb = Annotated[
-    float, typer.Option(min=0.0, help="Room for activations, in GiB. Without room they are computed again.")
+    float,
+    typer.Option(
+        min=0.0,
+        help="Room for activations, in GiB. Without room they are computed again; "
+        "but a step of a detector or segmenter keeps all of its own.",
+    ),
 ]
 CacheDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep it in files there, for the next operation; else in memory.")

@@ -18,7 +18,10 @@ from kswapctl.training.team import Team
 
 
 class DenseSubject(Subject):
-    """Runs uncut: images are its activations, and it gives features and outputs in one run."""
+    """Runs uncut: images are its activations, and it gives features and outputs in one run.
+
+    A step keeps all that it needs for its way back, whatever ``room`` there is.
+    """
 
     @classmethod
     def prepare(

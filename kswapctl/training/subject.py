@@ -46,7 +46,7 @@ class Subject:
     watched: tuple[str, ...] = ()
     """Paths of blocks whose pooled outputs stand before the features."""
     room: int = 0
-    """Most bytes that a step keeps for its way back; what has no room is computed again. 0: no limit."""
+    """Most bytes that a classifier's step keeps for its way back; the rest is computed again. 0: no limit."""
     widths: tuple[int, ...] = ()
     """Columns of the features by depth, the classifier's input last; known after the first run."""
 
