@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +24,19 @@ def drawn(dense_changed, look, tmp_path):
             return ran.json, picture.size
 
     return draw
+
+
+def test_versions_that_learned_different_classes_are_compared(run, digits, tmp_path):
+    """Eight and nine on one branch, dot on another: each answers to what only the other knows."""
+    for part in ("train", "test"):
+        shutil.copytree(digits / part / "nine", tmp_path / "dots" / part / "dot")
+    assert run("branch", "digits@base", "other").code == 0
+    learned = run("learn", "digits@other", "--data", tmp_path / "dots", "--preset", "fewest")
+    assert learned.code == 0, learned.err
+    line = ("show-predictions", "digits@main", "--before", "other", "-o", tmp_path / "p.png", "--images", "1")
+    ran = run(*line, "--classes", "eight,dot", "--json", "-q")
+    assert ran.code == 0, ran.err
+    assert [list(i["marked"]) for i in ran.json["images"]] == [["eight"], ["dot"]]
 
 
 @pytest.mark.parametrize("model", ["digits", "rt_detr", "segformer"])
@@ -51,12 +66,15 @@ def test_a_vector_picture_can_be_asked_for(dense_changed, tmp_path):
     ("line", "code", "said"),
     [
         (("digits", "--classes", "violet"), 3, "neither version has a class 'violet'"),
+        (("digits", "--classes", "eight", "--data", "ones"), 3, "no test image has one of eight"),
         (("digits", "--before", "7"), 3, "7"),
         (("digits", "-o", "shown.jpg"), 2, "cannot draw shown.jpg"),
         (("digits", "-o", "none/shown.png"), 2, "no folder none"),
     ],
 )
-def test_what_cannot_be_shown_is_named(look, tmp_path, line, code, said):
+def test_what_cannot_be_shown_is_named(look, digits, tmp_path, monkeypatch, line, code, said):
+    shutil.copytree(digits / "test" / "one", tmp_path / "ones" / "test" / "one")
+    monkeypatch.chdir(tmp_path)
     ran = look("show-predictions", *line, *(() if "-o" in line else ("-o", tmp_path / "p.png")))
     assert ran.code == code
     assert said in ran.err

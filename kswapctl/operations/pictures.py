@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,13 @@ def show_predictions(
         raise UsageError(f"cannot draw {request.output.name}", "name a .png or .svg")
     check_free(request.output, request.overwrite)
     pair = (load_version(registry, before), load_version(registry, after))
+    either = _either(pair)
     for name in request.classes:
-        if name not in _widest(pair).knowledge.classes:
-            raise NotFoundError(f"neither version has a class {name!r}", nearest(name, _widest(pair).knowledge.classes))
+        if name not in either.classes:
+            raise NotFoundError(f"neither version has a class {name!r}", nearest(name, either.classes))
     groups = [("named", request.classes)] if request.classes else groups_of(pair[1].knowledge)
-    images = test_images(_widest(pair), request.data, False, progress)
+    images = test_images(replace(pair[1], knowledge=either), request.data, False, progress)
     drawing = compare_answers(pair, images, groups, request.each)
-    if not drawing.picks:
-        raise NotFoundError(f"no test image has one of {', '.join(name for _, names in groups for name in names)}")
     with written_whole(request.output, request.overwrite) as temporary:
         drawing.write(temporary)
     return drawing
@@ -102,11 +101,17 @@ def groups_of(knowledge: Knowledge) -> Groups:
 
 
 def compare_answers(pair: tuple[Composed, Composed], images: Images, groups: Groups, each: int) -> Drawing:
-    """Pick images of every class of ``groups``, and let both versions answer to them."""
+    """Pick images of every class of ``groups``, and let both versions answer; :class:`NotFoundError` if none has one.
+
+    Versions of two branches may have learned different classes: the marks are of either's.
+    """
     task, spec = TASKS[pair[0].spec.task], pair[0].spec
-    names = _widest(pair).knowledge.classes
+    names = _either(pair).classes
     truth = task.show_truth(images.targets(names))
     picks = pick_samples(truth, groups, {name: row for row, name in enumerate(names)}, each)
+    if not picks:
+        wanted = ", ".join(name for _, classes in groups for name in classes)
+        raise NotFoundError(f"no test image has one of {wanted}", "name data that have: --data DIR")
     chosen = [pick.index for pick in picks]
     pixels = images.pixels[chosen]
     columns = [Column("marked", names, [truth[index] for index in chosen])]
@@ -116,6 +121,8 @@ def compare_answers(pair: tuple[Composed, Composed], images: Images, groups: Gro
     return Drawing(tuple(picks), pixels, tuple(columns), tuple(images.samples[index].key for index in chosen))
 
 
-def _widest(pair: tuple[Composed, Composed]) -> Composed:
-    """The version with more classes."""
-    return max(pair, key=lambda composed: len(composed.knowledge.classes))
+def _either(pair: tuple[Composed, Composed]) -> Knowledge:
+    """The classes and the data of both versions."""
+    one, other = (composed.knowledge for composed in pair)
+    classes = dict.fromkeys((*one.classes, *other.classes))
+    return Knowledge(tuple(classes), sources=tuple(dict.fromkeys((*one.sources, *other.sources))))
