@@ -214,12 +214,13 @@ def test_bad_annotations_are_one_line_and_change_nothing(dense_home, shapes, tmp
     assert state(dense_home) == before
 
 
-def test_a_box_without_area_is_left_out(annotations):
-    """Public sets have some; nothing can be matched with them."""
+@pytest.mark.parametrize("box", [[10.0, 10.0, 0.0, 0.0], [-1.5, 10.0, 1.0, 5.0], [64.0, 10.0, 1.0, 5.0]])
+def test_a_box_without_area_is_left_out(annotations, box):
+    """Public sets have some, also beside their image of 64 by 64 pixels; nothing can be matched with them."""
     folder, listed = annotations
     before = len(open_source(str(folder)).mark("train/train0.png", (64, 64)).boxes)
     first = next(a for a in listed["annotations"] if a["image_id"] == 0)
-    first["bbox"] = [10.0, 10.0, 0.0, 0.0]
+    first["bbox"] = box
     (folder / "train.json").write_text(json.dumps(listed))
     assert len(open_source(str(folder)).mark("train/train0.png", (64, 64)).boxes) == before - 1
 

@@ -87,7 +87,7 @@ def _parse(file: Path) -> dict[str, Any]:
 def _box(
     annotation: Mapping[str, Any], images: Mapping[Any, Any], categories: Mapping[Any, str], file: str
 ) -> Box | None:
-    """One annotation, checked; None for a box without area, of which public sets have a few: nothing can answer it."""
+    """One annotation, checked; None for a box without area in its image: public sets have a few."""
     name = f"annotation {annotation['id']} of {file}"
     image = images.get(annotation["image_id"])
     if image is None:
@@ -107,9 +107,9 @@ def _box(
             f"{name} has a box outside its image {image['file_name']} of {width} x {height}: {annotation['bbox']}",
             "a box is [left, top, width, height], in pixels",
         )
-    if not wide or not high:
-        return None
     right, bottom = min(left + wide, width), min(top + high, height)
     left, top = max(left, 0.0), max(top, 0.0)
+    if right <= left or bottom <= top:
+        return None
     place = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
     return Box(categories[annotation["category_id"]], place, bool(annotation.get("iscrowd", 0)))
