@@ -14,7 +14,8 @@ from PIL import Image
 from shapes import NETWORKS, write_network
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import DataError, NotFoundError, UsageError
+from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError
+from kswapctl.export.onnx import check_parity
 from kswapctl.methods import METHODS
 from kswapctl.tasks import TASKS
 
@@ -348,6 +349,29 @@ def test_queries_in_another_order_are_the_same_answer():
     other[0, 0, 2, 5] += 0.5
     aligned = TASKS["detection"].aligned(one, other)
     assert (aligned.one - aligned.other).abs().max(dim=1).values.tolist() == [0.5, 0.0]
+
+
+def boxes(*queries):
+    """Outputs for one image: a query for each (centre, score) of one class, with boxes a fifth of the image's side."""
+    scores = [[c, 0.5, 0.2, 0.2, 0.0, math.log(s / (1 - s))] for c, s in queries]
+    return torch.tensor([[scores]])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        boxes((0.2, 0.9), (0.7, 0.3), (0.5, 0.001)),  # one more
+        boxes((0.2, 0.9), (0.2, 0.9), (0.5, 0.001)),  # the same one twice
+        boxes((0.2, 0.001), (0.7, 0.001), (0.5, 0.001)),  # none
+        boxes((0.6, 0.9), (0.7, 0.001), (0.5, 0.001)),  # elsewhere
+    ],
+)
+def test_a_file_with_other_boxes_is_a_parity_error(precision, file):
+    model = boxes((0.2, 0.9), (0.7, 0.001), (0.5, 0.001))
+    assert check_parity(model, model.flip(2), precision, TASKS["detection"]).agreement == 1
+    with pytest.raises(ParityError):
+        check_parity(model, file, precision, TASKS["detection"])
 
 
 COCO = "KSWAP_COCO"

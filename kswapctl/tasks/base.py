@@ -42,6 +42,8 @@ class Alignment:
     """(M, C)."""
     first: int = 0
     """The column at which the class scores begin."""
+    alike: Tensor | None = None
+    """(M,) booleans, where the best class is not all: the places also agree in what else is answered."""
 
 
 class Measured(Protocol):

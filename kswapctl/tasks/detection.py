@@ -28,6 +28,8 @@ MOST = 100
 """Most answers an image, as COCO counts."""
 PRIOR = 0.01
 """Score that an untrained head gives any class anywhere (Lin et al., Focal Loss, ICCV 2017)."""
+NEAR, OVERLAP = 0.1, 0.5
+"""Of two answers that are one: scores at most so far apart, boxes overlapping at least so far (generalised IoU)."""
 CLASS_COST, BOX_COST, OVERLAP_COST = 2.0, 5.0, 2.0
 """Of the matching and of the boxes' losses (Zhu et al., Deformable DETR, ICLR 2021)."""
 FOCUS = 2.0
@@ -99,17 +101,16 @@ class Detection:
         return Precision(answers, targets)
 
     def aligned(self, outputs: Tensor, others: Tensor) -> Alignment:
-        """Every query of the last layer that would be reported, beside the other network's that is most like it.
+        """Every query of the last layer that either network would report, beside the other's most like it, none twice.
 
         Not the one of the same number: networks that choose where to look first order queries by score, and the last
         bits of nearly equal scores decide. Where no query would be reported, the surest of each image stands for all.
         """
-        one, other = outputs[:, -1], others[:, -1]  # (B, Q, 5 + K)
-        best = one[..., 4:].softmax(dim=-1)[..., 1:].amax(dim=-1)
-        reported = (best >= FLOOR) | (best == best.amax(dim=1, keepdim=True))
-        nearest = torch.cdist(one, other, p=1).argmin(dim=-1)
-        beside = other.gather(1, nearest[..., None].expand_as(one))
-        return Alignment(one[reported], beside[reported], first=4)
+        pairs = [_pair(one, other) for one, other in zip(outputs[:, -1], others[:, -1], strict=True)]
+        one, other = (torch.cat(side) for side in zip(*pairs, strict=True))  # (M, 5 + K)
+        near = (_score(one) - _score(other)).abs() <= NEAR
+        overlap = 1 - generalized_box_iou_loss(_corners(one[:, :4]), _corners(other[:, :4]))
+        return Alignment(one, other, first=4, alike=near & (overlap >= OVERLAP))
 
     def show(self, outputs: Tensor, size: tuple[int, int]) -> list[Shown]:
         """The boxes of sure answers."""
@@ -178,3 +179,21 @@ def _corners(boxes: Tensor) -> Tensor:
     """Two corners of boxes given by centre and size, which must not be empty."""
     corners: Tensor = box_convert(torch.cat([boxes[:, :2], boxes[:, 2:].clamp_min(1e-6)], dim=1), "cxcywh", "xyxy")
     return corners
+
+
+def _score(queries: Tensor) -> Tensor:
+    """(..., Q) scores of the best class of each of (..., Q, 5 + K)."""
+    return queries[..., 4:].softmax(dim=-1)[..., 1:].amax(dim=-1)
+
+
+def _pair(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of one image's (Q, 5 + K), each beside the like row of the other, of which one or both would be reported."""
+    from scipy.optimize import linear_sum_assignment
+
+    reported, theirs = ((s >= FLOOR) | (s == s.amax()) for s in (_score(one), _score(other)))
+    either = reported[:, None] | theirs
+    cost = torch.cdist(one[:, 4:], other[:, 4:], p=1) / (one.shape[-1] - 4)
+    cost = cost + BOX_COST * torch.cdist(one[:, :4], other[:, :4], p=1)
+    rows, columns = linear_sum_assignment(torch.where(either, cost.nan_to_num(1e4, posinf=1e4), 0.0).numpy())
+    kept = either[rows, columns]
+    return one[rows[kept]], other[columns[kept]]
