@@ -34,6 +34,7 @@ from kswapctl.operations.audit_material import Known, Request, Subject, choose_i
 from kswapctl.operations.audit_networks import ByPart, Pupil, teach
 from kswapctl.operations.change import apply
 from kswapctl.operations.models import add_model
+from kswapctl.operations.studies.subsets import folder_name
 from kswapctl.progress import Silent
 from kswapctl.spec import Change
 
@@ -135,7 +136,7 @@ def few_images(options: argparse.Namespace, folder: Path, seed: int) -> str:
     classes = options.forget.split(",")
     chosen = take(training_part(source, classes), dict.fromkeys(classes, options.few), f"few {seed}")
     for sample in chosen:
-        file = folder / "few" / "train" / sample.label / Path(sample.key).name
+        file = folder / "few" / "train" / folder_name(sample.label) / Path(sample.key).name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(source.read(sample))
     return str(folder / "few")

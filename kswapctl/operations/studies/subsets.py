@@ -6,13 +6,13 @@ The images are copied: a manifest may name none outside its own folder.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from kswapctl.data.sources import Source
 from kswapctl.data.splits import by_class, take, training_part
+from kswapctl.errors import UnsafeInputError
 from kswapctl.spec import Rehearsal
 
 
@@ -36,15 +36,22 @@ def write_subset(source: Source, classes: Collection[str], each: int | None, see
     samples = training_part(source, classes)
     counts = {label: each or len(group) for label, group in by_class(samples).items()}
     place.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=place, prefix="."))
-    for number, sample in enumerate(take(samples, counts, f"few {seed}")):
-        file = temporary / "train" / sample.label / f"{number:06}{PurePosixPath(sample.key).suffix or '.png'}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(source.read(sample))
-    try:
-        temporary.rename(folder)
-    except OSError:
-        shutil.rmtree(temporary)
-        if not folder.is_dir():
-            raise
+    with tempfile.TemporaryDirectory(dir=place, prefix=".") as temporary:
+        whole = Path(temporary) / "whole"
+        for number, sample in enumerate(take(samples, counts, f"few {seed}")):
+            part = whole / "train" / folder_name(sample.label)
+            part.mkdir(parents=True, exist_ok=True)
+            (part / f"{number:06}{PurePosixPath(sample.key).suffix or '.png'}").write_bytes(source.read(sample))
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
     return folder  # if it was there meanwhile, another worker wrote the same
+
+
+def folder_name(label: str) -> str:
+    """``label``, as the name of a class folder; one that would lead elsewhere, or be hidden, is refused."""
+    if label.startswith(".") or "\0" in label or PurePosixPath(label).name != label:
+        raise UnsafeInputError(f"class {label!r} cannot be the name of a folder", "rename the class")
+    return label
