@@ -3,25 +3,30 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from kswap_registry import Registry
 
+from kswapctl.data.sources import Sample, Source
 from kswapctl.demo.digits import CHECKPOINT
-from kswapctl.errors import UsageError
+from kswapctl.errors import DataError, UnsafeInputError, UsageError
 from kswapctl.evaluation.scores import ClassScore, Evaluation, h_mean
 from kswapctl.operations.look import evaluate_version
+from kswapctl.operations.studies import run
 from kswapctl.operations.studies.cells import cells_of
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.gauge import Gauge
 from kswapctl.operations.studies.schema import place, read_study, shipped
 from kswapctl.operations.studies.scores import Sets, measure
-from kswapctl.operations.studies.subsets import images_needed
+from kswapctl.operations.studies.subsets import images_needed, write_subset
 from kswapctl.operations.studies.table import markdown, shown_stage, summarise
 from kswapctl.operations.studies.workshop import MODEL
 from kswapctl.operations.versions import knowledge_of
@@ -220,6 +225,64 @@ def test_a_table_has_mean_and_spread_and_tells_what_diverged(tiny: Path) -> None
     assert "took 2 minutes" in text
     assert "| one | L->F | - | - | - | 85.0 ± 7.1 |" in text
     assert "1 diverged" in text
+
+
+def test_each_base_of_a_study_and_each_data_has_a_registry_of_its_own(tiny: Path, given, digits, tmp_path) -> None:
+    """Operations are kept in it: those on one base are none on another, and a base that comes again finds its own."""
+    study = read_study(str(tiny))
+    base = shutil.copy(CHECKPOINT, tmp_path / "other.safetensors")
+    shutil.copytree(digits / "test" / "one", tmp_path / "data" / "one")
+    other, elsewhere = given | {"base": str(base)}, given | {"digits": str(tmp_path / "data")}
+    names = []
+    for here in (given, other, elsewhere, given, other, elsewhere):
+        with run._own_registry(study, here, tmp_path / "out") as registry:
+            names.append(registry.folder.name)
+            assert registry.model(MODEL).source == here["base"]
+    assert names == ["registry-0", "registry-1", "registry-2"] * 2
+
+
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_a_worker_has_one_thread_and_leaves_no_activations_when_it_fails(
+    tiny: Path, given, tmp_path: Path, monkeypatch
+) -> None:
+    def fail(workshop, *_):
+        assert torch.get_num_threads() == 1
+        workshop.cache.mkdir()
+        raise UsageError("it cannot be done")
+
+    monkeypatch.setattr(run, "run_cell", fail)
+    with pytest.raises(UsageError, match="it cannot be done"):
+        run.run_study(read_study(str(tiny)), given, tmp_path / "out", 1, Silent())
+    assert not list((tmp_path / "out").glob("*-cache"))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("label", ["../escaped", "ROOT/escaped", "a/b", "..", ".hidden"])
+def test_a_subset_is_not_written_outside_its_folder(tmp_path: Path, label: str) -> None:
+    label = label.replace("ROOT", str(tmp_path))
+    samples = tuple(Sample(f"{i}.png", label, "train") for i in range(4))
+    source = Source("list.csv", samples, lambda _: b"an image")
+    with pytest.raises(UnsafeInputError, match="cannot be the name of a folder"):
+        write_subset(source, [label], 2, 0, tmp_path / "subsets")
+    assert [f.name for f in tmp_path.rglob("*")] == ["subsets"]
+
+
+def test_a_subset_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
+    def read(_):
+        raise DataError("it is gone")
+
+    source = Source("list.csv", tuple(Sample(f"{i}.png", "a", "train") for i in range(4)), read)
+    with pytest.raises(DataError):
+        write_subset(source, ["a"], 2, 0, tmp_path / "subsets")
+    assert not list((tmp_path / "subsets").iterdir())
 
 
 def test_a_study_runs_shares_what_orders_begin_with_and_is_summed_up(tiny: Path, given, tmp_path, invoke) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from kswap_registry import Registry
 
+from kswapctl.data.sources import open_source
 from kswapctl.errors import KswapError
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.models import add_model
@@ -51,7 +54,7 @@ def results_of(study: Study, given: dict[str, str], folder: Path) -> list[dict[s
 
 
 def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress) -> int:
-    """Take cells until none is left; each worker has a registry of its own, which nobody else writes to meanwhile."""
+    """Take cells until none is left, on one thread; each worker has a registry of its own, which no other writes to."""
     cells = {c.key: c for c in cells_of(study, given)}
 
     def work(key: str) -> dict[str, Any]:
@@ -59,31 +62,41 @@ def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress)
         progress.advance()
         return result
 
-    with _own_registry(study, given, folder) as registry:
+    with _one_thread(), _own_registry(study, given, folder) as registry:
         workshop = Workshop(registry, study.name)
-        done = work_off(folder, list(cells), work)
-        workshop.close()
-        return done
+        try:
+            return work_off(folder, list(cells), work)
+        finally:
+            workshop.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch computes on one core, so that seconds compare however many workers there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
 def _own_registry(study: Study, given: dict[str, str], folder: Path) -> Iterator[Registry]:
-    number = 0
-    while True:
-        with claimed(folder / "claims", f"registry-{number}") as mine:
-            if mine:
-                with _open(study, given, folder / f"registry-{number}") as registry:
+    """The first registry of this base and its data that no other worker has; a new one, where there is none."""
+    source, data = (place(study, given, name) for name in (study.base, study.data))
+    for number in itertools.count():
+        home = folder / f"registry-{number}"
+        with claimed(folder / "claims", home.name) as mine:
+            if not mine:
+                continue
+            with Registry.open(home) if home.is_dir() else Registry.create(home) as registry:
+                if not any(m.name == MODEL for m in registry.models()):
+                    add_model(registry, MODEL, source, Description(), data, f"study {study.name}")
+                start = registry.model(MODEL)
+                if (start.source, start.spec["data"]) == (source, open_source(data).name):
                     yield registry
-                return
-        number += 1
-
-
-def _open(study: Study, given: dict[str, str], home: Path) -> Registry:
-    registry = Registry.open(home) if home.is_dir() else Registry.create(home)
-    if not any(m.name == MODEL for m in registry.models()):
-        source, data = (place(study, given, name) for name in (study.base, study.data))
-        add_model(registry, MODEL, source, Description(), data, f"study {study.name}")
-    return registry
+                    return
 
 
 def _in_processes(
@@ -112,10 +125,7 @@ def _in_processes(
 
 
 def work_alone(study: str, given: dict[str, str], folder: str) -> int:
-    """A worker's whole life, on one thread, wherever it runs; returns how many cells it did."""
-    import torch
-
-    torch.set_num_threads(1)
+    """A worker's whole life, wherever it runs; returns how many cells it did."""
     return _work(Study.model_validate_json(study), given, Path(folder), Silent())
 
 
