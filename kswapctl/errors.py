@@ -104,3 +104,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
         return "did you mean " + ", ".join(repr(c) for c in close) + "?"
     shown = ", ".join(names[:8])
     return f"known: {shown}{', ...' if len(names) > 8 else ''}" if names else "none is known"
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, in at most 160 characters, to quote in a line of ours."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split())[:160] if lines else type(error).__name__

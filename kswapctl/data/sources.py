@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kswapctl.data.marks import Mark
-from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, nearest
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, first_line, nearest
 from kswapctl.tasks.base import Marks
 
 MarkOf = Callable[[str, tuple[int, int]], Mark]
@@ -212,7 +212,7 @@ def _hugging_face(name: str, place: str) -> Source:
         ConnectionError,
         datasets.exceptions.DatasetNotFoundError,
     ) as error:
-        raise NotFoundError(f"no dataset {name}: {str(error).splitlines()[0][:120]}") from error
+        raise NotFoundError(f"no dataset {name}: {first_line(error)}") from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
     encoded = {part: _encoded(table, name) for part, table in parts.items()}
     samples = [

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
-from kswapctl.errors import DataError, ParityError, UsageError
+from kswapctl.errors import DataError, ParityError, UsageError, first_line
 from kswapctl.spec import ModelSpec
 from kswapctl.tasks import Task
 
@@ -134,7 +134,7 @@ def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Te
             for part in pixels.split(batch)
         ]
     except faults as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = first_line(error)
         raise DataError(f"{path.name} does not run as an exported model ({reason})", "kswapctl export") from error
     return torch.cat(outputs)
 

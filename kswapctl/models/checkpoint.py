@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import timm
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 
-from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, nearest
-from kswapctl.models import transformer
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, first_line, nearest
+from kswapctl.models import configured, transformer
 from kswapctl.models.dense import Dense
 from kswapctl.models.families import find_family, is_dense, make
 from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, resize, spare_rows
@@ -28,7 +26,6 @@ FETCHING = {
     "num_classes", "scriptable", "exportable", "no_jit", "features_only",
 }  # fmt: skip
 """Arguments of ``timm.create_model`` that are about files or the form of the network, never about its shape."""
-PREPROCESSING = [f.name for f in fields(Preprocessing)]
 STATED = {
     "architecture": str,
     "model": str,
@@ -133,11 +130,11 @@ def create(architecture: str, arguments: dict[str, Any], classes: int | None, pr
                 f"timm knows no model {architecture!r}", nearest(architecture, timm.list_models())
             ) from error
         raise DataError(
-            f"{architecture}: {_first_line(error)}", "try --no-pretrained, or a local .safetensors"
+            f"{architecture}: {first_line(error)}", "try --no-pretrained, or a local .safetensors"
         ) from error
     except OSError as error:
         raise NotFoundError(
-            f"the pretrained weights of {architecture} cannot be fetched ({_first_line(error)})",
+            f"the pretrained weights of {architecture} cannot be fetched ({first_line(error)})",
             "check the name and the network, or use a local .safetensors, or --no-pretrained",
         ) from error
 
@@ -178,7 +175,7 @@ def _load_timm(source: str, description: Description) -> Checkpoint:
     classes = len(description.classes) or None
     model = create(source, description.arguments, classes, pretrained=description.pretrained)
     config = cast("dict[str, Any]", model.pretrained_cfg)
-    names = description.classes or tuple(config.get("label_names") or ()) or _imagenet_names(model)
+    names = description.classes or tuple(config.get("label_names") or ()) or configured.class_names(model)
     architecture = source if not source.startswith("hf-hub:") else str(config["architecture"])
     spec = _spec(model, architecture, description, names)
     return Checkpoint(spec, {k: v.detach().clone() for k, v in model.state_dict().items()})
@@ -193,7 +190,7 @@ def _load_safetensors(path: Path, description: Description) -> Checkpoint:
     arguments = dict(metadata.get("arguments") or metadata.get("model_args") or {})
     arguments.pop("num_classes", None)
     stated = metadata.get("preprocessing", metadata)
-    preprocessing = {k: stated[k] for k in PREPROCESSING if k in stated}
+    preprocessing = {k: stated[k] for k in configured.FIELDS if k in stated}
     described = replace(
         description,
         architecture=architecture,
@@ -256,54 +253,15 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     if isinstance(model, Dense):
         stated = Preprocessing.from_json(description.preprocessing)
         return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
-    return ModelSpec(architecture, description.arguments, tuple(names), _preprocessing(model, description))
+    return ModelSpec(
+        architecture,
+        description.arguments,
+        tuple(names),
+        configured.preprocessing(model, description.arguments, description.preprocessing),
+    )
 
 
 def _check_unique(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(n for n in names if list(names).count(n) > 1)
         raise DataError(f"two classes are called {twice!r}", "class names must differ")
-
-
-def _preprocessing(model: nn.Module, description: Description) -> Preprocessing:
-    config = resolve_model_data_config(model)
-    if size := description.arguments.get("img_size"):
-        config["input_size"] = (config["input_size"][0], *((size, size) if isinstance(size, int) else size))
-        config["crop_pct"] = 1.0  # timm's crop is meant for the size it was trained at
-    config.update(description.preprocessing)
-    return Preprocessing.from_json(
-        {name: config[name] for name in PREPROCESSING}
-        | {
-            "input_size": tuple(config["input_size"]),
-            "mean": _per_channel("mean", config),
-            "std": _per_channel("std", config),
-        }
-    )
-
-
-def _per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:
-    try:
-        values = tuple(float(value) for value in config[name])
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is {config[name]!r}, not one number a channel", f"give --{name} 0.5,0.5,0.5"
-        ) from error
-    channels = config["input_size"][0]
-    if len(values) != channels:
-        raise DataError(f"{name} has {len(values)} values for {channels} channels", f"give --{name} one a channel")
-    return values
-
-
-def _imagenet_names(model: nn.Module) -> tuple[str, ...]:
-    """ImageNet's class names where the classifier has ImageNet's size, else class_0, class_1 ..."""
-    subset = infer_imagenet_subset(model)
-    rows = classifier_rows(model)
-    if subset:
-        info = ImageNetInfo(subset)
-        return tuple(info.index_to_label_name(i) for i in range(rows))
-    return tuple(f"class_{i}" for i in range(rows))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"\s+", " ", lines[0])[:160] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 from torch import Tensor
 
-from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
+from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, first_line, nearest
 from kswapctl.models.families import FAMILIES, PREFIX, Family, adopt, arguments_of, configure, kind_of, make
 from kswapctl.spec import ModelSpec, Preprocessing
 
@@ -68,7 +68,7 @@ def _config(source: str) -> Any:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise NotFoundError(
-            f"{source} has no configuration that transformers reads ({_first_line(error)})",
+            f"{source} has no configuration that transformers reads ({first_line(error)})",
             "give a folder with config.json and model.safetensors, or the name of a repository",
         ) from error
     if config.model_type not in FAMILIES:
@@ -86,7 +86,7 @@ def _weights(source: str, family: Family, config: Any) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"the weights of {source} cannot be loaded ({_first_line(error)})",
+            f"the weights of {source} cannot be loaded ({first_line(error)})",
             "it needs a model.safetensors that fits its config.json; or say --no-pretrained",
         ) from error
     if told["missing_keys"]:
@@ -126,11 +126,7 @@ def _processor(source: str) -> dict[str, Any]:
         path = cached_file(source, PROCESSOR, _raise_exceptions_for_missing_entries=False)
         said = json.loads(Path(path).read_text()) if path else {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{PROCESSOR} of {source} cannot be read ({_first_line(error)})") from error
+        raise DataError(f"{PROCESSOR} of {source} cannot be read ({first_line(error)})") from error
     if not isinstance(said, dict):
         raise DataError(f"{PROCESSOR} of {source} is no JSON object")
     return said
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from kswapctl.errors import DataError, DiskError, NotFoundError, UnsafeInputError
+from kswapctl.errors import DataError, DiskError, NotFoundError, UnsafeInputError, first_line
 from kswapctl.models.header import read_header
 
 METADATA = "kswapctl"
@@ -76,7 +76,7 @@ def read_pickle(path: Path) -> Weights:
     except FileNotFoundError as error:
         raise NotFoundError(f"no such file: {path}") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = first_line(error)
         raise UnsafeInputError(
             f"{path.name} holds more than tensors, or is damaged ({reason})",
             "it was not opened any further; save it as .safetensors where you trust it",
