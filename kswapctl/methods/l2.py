@@ -41,3 +41,6 @@ class Forget(Anchored):
     """Train the forgotten towards random other labels while every weight is anchored alike to where it was."""
 
     kind = "forget"
+
+    anchor: float = 0.0007
+    """Weight of half the summed squared change of the weights."""

@@ -23,7 +23,7 @@ class Forget(Method):
     kind = "forget"
     source = "Constrained Entropic Unlearning: A Primal-Dual Framework for Large Language Models, 2025"
 
-    flatten: float = 1.0
+    flatten: float = 3.0
     """Weight of the variance of the forgotten images' logits."""
     slack: float = 0.02
     """How far the retained loss may rise above that before, in nats."""

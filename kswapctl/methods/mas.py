@@ -51,3 +51,6 @@ class Forget(Anchored):
     """Train the forgotten towards random other labels while weights are anchored by the outputs' sensitivity."""
 
     kind = "forget"
+
+    anchor: float = 0.0007
+    """Weight of half the summed squared change of the weights, times their importance over its mean."""

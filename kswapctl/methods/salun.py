@@ -28,7 +28,7 @@ class Forget(Plain):
     """What is trained: whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 64
     """Rank of the adapters that the change is stored in."""
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Highest learning rate of AdamW for the layers' weights."""
     salient: float = 0.5
     """Share of the weights that may move, in (0, 1]."""

@@ -54,7 +54,7 @@ class Smoothed(Forget):
 
     source = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023 (SCRUB-S in Zhao et al., CVPR 2024)"
 
-    smoothing: float = 0.01
+    smoothing: float = 0.001
     """Weight of the distance between the trained weights and their running mean."""
     decay: float = 0.9
     """Of the running mean, a step."""
