@@ -125,7 +125,9 @@ def test_an_unsigned_record_has_no_signature_to_check(audited: Path, keys, tmp_p
     assert invoke(audited, "verify", file, "--key", keys[1]).code == 12
 
 
-def test_audits_before_the_recorded_one_are_told(home: Path, audited: Path, tmp_path: Path, invoke) -> None:
+@pytest.fixture
+def twice(home: Path, audited: Path, tmp_path: Path, invoke) -> Path:
+    """The record of a second audit that said better than the first, of the registry ``home``."""
     from kswap_registry import Registry
 
     with Registry.open(audited, read_only=True) as registry:
@@ -134,10 +136,29 @@ def test_audits_before_the_recorded_one_are_told(home: Path, audited: Path, tmp_
     with Registry.open(home) as registry:
         for payload in (failed, better):
             registry.record("digits", "audit", payload, number=2, command="audit digits")
-    ran = invoke(home, "record", "digits", "-o", tmp_path / "record.json")
-    assert "FAIL (quick, R4)" in ran.out
-    found = invoke(home, "verify", tmp_path / "record.json", "--history", "--json").json
-    assert (found["verdict"], found["earlier"]) == ("INCONCLUSIVE", ["FAIL (quick, R4)"])
+    assert invoke(home, "record", "digits", "-o", tmp_path / "record.json").code == 0
+    return tmp_path / "record.json"
+
+
+def test_audits_before_the_recorded_one_are_told(home: Path, twice: Path, tmp_path: Path, invoke) -> None:
+    assert "FAIL on three (quick, R4)" in invoke(home, "record", "digits", "-o", tmp_path / "again.json").out
+    found = invoke(home, "verify", twice, "--history", "--json").json
+    assert (found["verdict"], found["earlier"]) == ("INCONCLUSIVE", ["FAIL on three (quick, R4)"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p["earlier audits"].clear(),
+        lambda p: p["earlier audits"][0].update(verdict="PASS"),
+        lambda p: p["earlier audits"][0].update(classes=["five"]),
+        lambda p: p.update(version="digits@1"),
+    ],
+)
+def test_audits_before_that_were_edited_are_not_in_the_history(home: Path, twice: Path, invoke, change: Any) -> None:
+    edit(twice, lambda statement: change(statement["predicate"]))
+    assert invoke(home, "verify", twice).code == 0
+    assert invoke(home, "verify", twice, "--history").code == 12
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"payloadType": 1, "payload": "", "signatures": []}', "\x00"])

@@ -35,7 +35,7 @@ def record(
     signed = "yes" if key else "no"
     audit = told["audit"]
     verdict = f"{audit['verdict']} ({audit['tier']}, {audit['reference']})"
-    rows = [(output, version.ref, verdict, ", ".join(earlier_verdicts(told)) or "-", told["residue"]["level"], signed)]
+    rows = [(output, version.ref, verdict, "; ".join(earlier_verdicts(told)) or "-", told["residue"]["level"], signed)]
     columns = ["file", "version", "last audit", "audits before", "residue", "signed"]
     render.data({"file": str(output), "signed": key is not None, "record": told}, render.table("", columns, rows))
 
@@ -62,7 +62,7 @@ def verify(
         ("version", found.version),
         ("forgotten", ", ".join(found.forgotten)),
         ("last audit", found.verdict),
-        ("audits before", ", ".join(found.earlier) or "-"),
+        ("audits before", "; ".join(found.earlier) or "-"),
         ("residue", found.residue),
         ("signature", "holds" if found.signed else "not checked: --key"),
         ("history", "has it" if found.known else "not asked: --history"),

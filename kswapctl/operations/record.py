@@ -116,8 +116,11 @@ def _briefly(event: Event) -> dict[str, Any]:
 
 
 def earlier_verdicts(predicate: Mapping[str, Any]) -> tuple[str, ...]:
-    """A line for each audit before the recorded one."""
-    return tuple(f"{a['verdict']} ({a['tier']}, {a['reference']})" for a in predicate["earlier audits"])
+    """A line for each audit before the recorded one, with the classes that it was about."""
+    return tuple(
+        f"{a['verdict']} on {', '.join(a['classes'])} ({a['tier']}, {a['reference']})"
+        for a in predicate["earlier audits"]
+    )
 
 
 def _operation(version: Version) -> dict[str, Any]:
@@ -141,14 +144,21 @@ def _judged(audit: Mapping[str, Any]) -> str:
 
 
 def _check_history(registry: Registry, predicate: Mapping[str, Any]) -> None:
-    """The registry's history has this audit, with these values."""
+    """The registry's history has this audit, with these values, and before it the same ones of this version."""
     told = dict(predicate["audit"])
     digest = told.pop("history", "")
     told.pop("time", None)
-    model = str(predicate["version"]).partition("@")[0]
-    event = next((e for e in registry.events(model) if e.digest == digest), None)
-    if event is None or dict(event.payload) != told:
+    ref = str(predicate["version"])
+    model = ref.partition("@")[0]
+    audits = [e for e in registry.events(model) if e.action == "audit" and f"{model}@{e.number}" == ref]
+    place = next((index for index, e in enumerate(audits) if e.digest == digest), None)
+    if place is None or dict(audits[place].payload) != told:
         raise IntegrityError(
             f"this registry's history has no such audit of {predicate['version']}",
             "the record is of another registry, or was edited",
+        )
+    if predicate["earlier audits"] != [_briefly(e) for e in audits[:place]]:
+        raise IntegrityError(
+            f"the audits before are not those of {predicate['version']} in this registry's history",
+            f"it has {place}; the record was edited",
         )
