@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from kswapctl.analysis.layers import change_by_block, gradient_by_block
+from kswapctl.operations.analyze import draw_study
 from kswapctl.spec import Preprocessing
 from kswapctl.tasks import TASKS
 
@@ -67,24 +69,37 @@ def test_there_must_be_something_to_look_at(look, tmp_path: Path, line, said: st
     assert said in ran.err
 
 
-def test_a_study_s_trade_off_is_drawn(look, tmp_path: Path) -> None:
-    study = {
-        "version": 1, "name": "s", "title": "T", "needs": {}, "base": "b", "data": "d", "orders": ["f"],
-        "columns": ["H"], "contenders": [{"name": "one", "forget": {"method": "gs-lora"}}],
-        "splits": [{"name": "five", "forget": [["a"]]}],
-    }  # fmt: skip
-    cells = [
-        {
-            "cell": {"split": "five", "contender": "one", "order": "f", "seed": seed},
-            "error": "",
-            "rows": [
-                {"stage": "Start", "Acc_r": 90.0, "Acc_f": 95.0},
-                {"stage": "F", "Acc_r": 88.0 + seed, "Acc_f": 2.0},
-            ],
-        }
-        for seed in (0, 2)
-    ]
-    (tmp_path / "results.json").write_text(json.dumps({"study": study, "cells": cells}))
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., Path]:
+    """Write a study's results: of each contender the Acc_r and Acc_f of stages after the start; returns its folder."""
+
+    def write(orders: list[str], **contenders: dict[str, tuple[float, float]]) -> Path:
+        recipe = {"method": "gs-lora"}
+        study = {
+            "version": 1, "name": "s", "title": "T", "needs": {}, "base": "b", "data": "d", "orders": orders,
+            "columns": ["H"], "splits": [{"name": "five", "forget": [["a"]]}],
+            "contenders": [{"name": name, "learn": recipe, "forget": recipe} for name in contenders],
+        }  # fmt: skip
+        cells = [
+            {
+                "cell": {"split": "five", "contender": name, "order": orders[0], "seed": seed},
+                "error": "",
+                "rows": [
+                    {"stage": stage, "Acc_r": retained + seed, "Acc_f": forgotten}
+                    for stage, (retained, forgotten) in ({"Start": (90.0, 95.0)} | stages).items()
+                ],
+            }
+            for name, stages in contenders.items()
+            for seed in (0, 2)
+        ]
+        (tmp_path / "results.json").write_text(json.dumps({"study": study, "cells": cells}))
+        return tmp_path
+
+    return write
+
+
+def test_a_study_s_trade_off_is_drawn(look, study, tmp_path: Path) -> None:
+    study(["f"], one={"F": (88.0, 2.0)})
     ran = look("analyze", "--study", tmp_path, "--json")
     assert ran.code == 0, ran.err
     before, one = json.loads((tmp_path / "trade-off.json").read_text())
@@ -94,3 +109,21 @@ def test_a_study_s_trade_off_is_drawn(look, tmp_path: Path) -> None:
     assert (tmp_path / "drawn" / "trade-off.png").is_file()
     assert look("analyze", "--study", tmp_path, "--split", "six").code == 3
     assert look("analyze", "--study", tmp_path / "none").code == 3
+
+
+LEARNED, FORGOT, AGAIN = {"L": (89.0, 94.0)}, {"F": (88.0, 2.0)}, {"F->L": (87.0, 4.0)}
+
+
+@pytest.mark.parametrize(
+    ("contenders", "drawn"),
+    [
+        ({"one": FORGOT | AGAIN, "two": FORGOT, "three": LEARNED}, {"before": "Start", "one": "F", "two": "F"}),
+        ({"one": AGAIN, "two": FORGOT}, {"before": "Start", "one, F->L": "F->L", "two, F": "F"}),
+        ({"one": LEARNED}, {"before": "Start"}),
+    ],
+)
+def test_a_trade_off_is_after_the_same_operations_or_says_which(study, contenders, drawn) -> None:
+    """Methods may run orders of their own: what only learned has no place, and the last stage of all is drawn."""
+    folder = study(["fl", "l"], **contenders)
+    draw_study(folder, "", folder)
+    assert {p["method"]: p["stage"] for p in json.loads((folder / "trade-off.json").read_text())} == drawn

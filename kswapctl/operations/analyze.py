@@ -83,14 +83,32 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
     if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
         first = [r for r in rows if r.contender == long[0].contender]
         return _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
-    last: dict[str, dict[str, Any]] = {}
+    stage, points = _trade_off(rows)
+    draw_trade_off(target, f"{study.title}: {split}{f', after {stage}' if stage else ''}", points)
+    return [target / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+
+
+def _trade_off(rows: Sequence[Row]) -> tuple[str, list[dict[str, Any]]]:
+    """The last stage after which every method that forgot was measured, and the methods there, with the base.
+
+    Methods with orders of their own may share none: then each is at its last one, by its name, and the first is empty.
+    """
+    before: list[dict[str, Any]] = []
+    forgot: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         values = {column: row.values[column] for column in ("Acc_r", "Acc_f")}
-        if all(values.values()):
-            name = "before" if row.stage == "Start" else row.contender
-            last[name] = {"method": name, "stage": row.stage} | values
-    draw_trade_off(target, f"{study.title}: {split}", list(last.values()))
-    return [target / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+        if not all(values.values()):
+            continue
+        if row.stage == "Start":
+            before = [{"method": "before", "stage": row.stage} | values]
+        elif "F" in row.stage:
+            point = {"method": row.contender, "stage": row.stage} | values
+            forgot.setdefault(row.contender, {})[row.stage] = point
+    shared = [s for s in next(iter(forgot.values()), {}) if all(s in stages for stages in forgot.values())]
+    if shared:
+        return shared[-1], [*before, *(stages[shared[-1]] for stages in forgot.values())]
+    ends = [list(stages.values())[-1] for stages in forgot.values()]
+    return "", [*before, *(end | {"method": f"{end['method']}, {end['stage']}"} for end in ends)]
 
 
 def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
