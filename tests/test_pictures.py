@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kswapctl.analysis.pictures import Pick, pick_samples
+from kswapctl.analysis.pictures import Column, Pick, pick_samples
 from kswapctl.tasks import TASKS, Shown
 
 
@@ -102,6 +102,25 @@ def test_amounts_are_boxes_shares_of_pixels_or_the_score():
     assert Shown(pixels=torch.tensor([[3, 3], [1, -1]])).amounts() == {3: 0.5, 1: 0.25}
     assert Shown(label=(4, 0.8)).amounts() == {4: 0.8}
     assert Shown(boxes=torch.empty(0, 6)).amounts() == {}
+
+
+@pytest.mark.parametrize(
+    ("shown", "phrases"),
+    [
+        (Shown(label=(0, 1.0)), ["eight"]),
+        (Shown(label=(0, 0.8)), ["eight 80%"]),
+        (Shown(pixels=torch.zeros(2, 2)), ["eight 100%"]),
+        (Shown(boxes=torch.tensor([[1.0, 1, 0, 0, 1, 1]])), ["1 nine"]),
+    ],
+)
+def test_each_kind_of_amount_has_its_own_unit(shown, phrases):
+    assert Column("marked", ("eight", "nine"), [shown]).phrases(0) == phrases
+
+
+def test_a_mark_is_said_without_an_amount(look, tmp_path):
+    ran = look("show-predictions", "digits", "--classes", "eight", "--images", "1", "-o", tmp_path / "p.png")
+    assert ran.code == 0, ran.err
+    assert "eight 1" not in ran.out
 
 
 def test_boxes_below_the_threshold_are_not_drawn():

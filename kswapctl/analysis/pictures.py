@@ -45,6 +45,10 @@ class Column:
         """Class to what :meth:`Shown.amounts` says of it."""
         return {self.names[row]: round(amount, 4) for row, amount in self.shown[line].amounts().items()}
 
+    def phrases(self, line: int) -> list[str]:
+        """Every class with what there is of it, the most first."""
+        return [self.shown[line].phrase(row, self.names[row]) for row in self.shown[line].amounts()]
+
 
 def pick_samples(
     truth: Sequence[Shown], groups: Sequence[tuple[str, Sequence[str]]], rows: Mapping[str, int], each: int
@@ -100,14 +104,9 @@ def draw_side_by_side(path: Path, picks: Sequence[Pick], pixels: Tensor, columns
 
 
 def _heading(column: Column, line: int, pick: Pick) -> str:
-    shown, amounts = column.shown[line], column.describe(line)
-    if shown.label:
-        name, share = next(iter(amounts.items()))
-        said = f"{name} {share:.0%}" if share < 1 else name
-    else:
-        amount = amounts.get(pick.name, 0)
-        said = f"{pick.name} {amount:.0%}" if shown.boxes is None else f"{amount:.0f} {pick.name}"
-    return f"{column.heading}: {said}"
+    shown = column.shown[line]
+    row = list(column.names).index(pick.name) if pick.name in column.names else -1
+    return f"{column.heading}: {column.phrases(line)[0] if shown.label else shown.phrase(row, pick.name)}"
 
 
 def _draw(axis: Any, shown: Shown, colours: Sequence[tuple[float, ...]]) -> None:

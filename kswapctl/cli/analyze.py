@@ -79,20 +79,19 @@ def show_predictions(
         version = registry.resolve(ref)
         earlier = registry.resolve(f"{version.model}@{before}")
         request = Request(output, options.names(classes), images, tuple(data or ()), overwrite)
-        said = draw(registry, earlier, version, request, live).said()
+        drawing = draw(registry, earlier, version, request, live)
     rows = [
-        (s["image"], f"{s['class']} ({s['set']})", *(_amounts(s[k]) for k in ("marked", "before", "after")))
-        for s in said
+        (key, f"{pick.name} ({pick.title})", *(_first(column.phrases(line)) for column in drawing.columns))
+        for line, (key, pick) in enumerate(zip(drawing.keys, drawing.picks, strict=True))
     ]
-    shown = {"file": output, "before": earlier.ref, "after": version.ref, "images": said}
+    shown = {"file": output, "before": earlier.ref, "after": version.ref, "images": drawing.said()}
     columns = ["image", "shows", "marked", f"before, {earlier.ref}", f"after, {version.ref}"]
     render.data(shown, render.table(str(output), columns, rows))
 
 
-def _amounts(said: dict[str, float]) -> str:
-    """Classes with the number of their objects, or their share of the image or of the answer."""
-    shown = [f"{name} {amount:.0%}" if 0 < amount < 1 else f"{name} {amount:.0f}" for name, amount in said.items()]
-    return ", ".join(shown[:4]) + (" ..." if len(shown) > 4 else "") or "-"
+def _first(phrases: list[str]) -> str:
+    """The first few."""
+    return ", ".join(phrases[:4]) + (" ..." if len(phrases) > 4 else "") or "-"
 
 
 COMMANDS = {"analyze": analyze, "show-predictions": show_predictions}

@@ -28,3 +28,10 @@ class Shown:
         scale = rows.numel() if self.pixels is not None else 1
         amounts = {int(row): int(count) / scale for row, count in zip(found, counts, strict=True)}
         return dict(sorted(amounts.items(), key=lambda item: -item[1]))
+
+    def phrase(self, row: int, name: str) -> str:
+        """``name`` with what :meth:`amounts` has of ``row``: ``2 car``, ``road 31%``; a mark's label stands alone."""
+        amount = self.amounts().get(row, 0)
+        if self.boxes is not None:
+            return f"{amount:.0f} {name}"
+        return name if self.label is not None and amount == 1 else f"{name} {amount:.0%}"
