@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import pytest
 import torch
 from kswap_registry import Registry
 
+from kswapctl.data.images import Images
 from kswapctl.data.sources import Sample, Source
 from kswapctl.demo.digits import CHECKPOINT
 from kswapctl.errors import DataError, UnsafeInputError, UsageError
 from kswapctl.evaluation.scores import ClassScore, Evaluation, h_mean
 from kswapctl.operations.look import evaluate_version
-from kswapctl.operations.studies import run
+from kswapctl.operations.look import test_images as read_images
+from kswapctl.operations.studies import gauge, run
 from kswapctl.operations.studies.cells import cells_of
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.gauge import Gauge
@@ -197,6 +200,25 @@ def test_a_gauge_measures_what_evaluation_does(trained_home: Path) -> None:
         for version in registry.stack(registry.resolve("digits")):
             data = list(knowledge_of(registry.model("digits"), version).sources)
             assert gauge.scores(version, data) == evaluate_version(registry, version, data, False, "cpu", Silent())
+
+
+def test_a_gauge_reads_images_once_and_holds_one_set_of_them(trained_home: Path, monkeypatch) -> None:
+    """Versions 1 and 2 have rows for the same classes, the base for fewer: two sets are read, and the first again."""
+    held: list[weakref.ref[Images]] = []
+
+    def read(*arguments, **options):
+        assert not any(one() for one in held)
+        images = read_images(*arguments, **options)
+        held.append(weakref.ref(images))
+        return images
+
+    monkeypatch.setattr(gauge, "test_images", read)
+    with Registry.open(trained_home, read_only=True) as registry:
+        measure_it = Gauge(registry, "digits")
+        data = list(knowledge_of(registry.model("digits"), registry.resolve("digits@1")).sources)
+        for number, read_so_far in ((1, 1), (2, 1), ("base", 2), (1, 3)):
+            measure_it.scores(registry.resolve(f"digits@{number}"), data)
+            assert len(held) == read_so_far
 
 
 def test_a_stage_of_a_long_order_is_told_by_its_number() -> None:

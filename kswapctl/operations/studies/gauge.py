@@ -28,7 +28,8 @@ class Gauge:
         """Nothing is read before the first version is measured."""
         self.registry = registry
         self.base = load_version(registry, registry.resolve(f"{model}@base"))
-        self.parts: dict[tuple[object, ...], tuple[Images, Tensor]] = {}
+        self.part: tuple[object, Images, Tensor] | None = None
+        """The classes and data last measured on, their images, and what the base answers: one set is held at a time."""
         self.shared: tuple[object, Tensor] = ((), torch.empty(0))
         """What the activations below the last cut are of, and they."""
 
@@ -37,11 +38,12 @@ class Gauge:
         composed = load_version(self.registry, version)
         knowledge, task = composed.knowledge, TASKS[composed.spec.task]
         key = (*data, "", *knowledge.classes)
-        if key not in self.parts:
+        if self.part is None or self.part[0] != key:
+            self.part = None  # not two at once
             images = test_images(composed, data, skip_bad=False, progress=Silent())
             before = answer(task, self.base.network(), images.pixels, self.base.spec.preprocessing)
-            self.parts[key] = images, before
-        images, before = self.parts[key]
+            self.part = key, images, before
+        _, images, before = self.part
         size = (images.pixels.shape[-2], images.pixels.shape[-1])
         answers = task.answers(self._outputs(composed, images, key), size)
         return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge)
