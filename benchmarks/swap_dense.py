@@ -73,19 +73,19 @@ def run(registry: Registry, options: argparse.Namespace, changes: dict[str, Chan
     """Figures by stage."""
     sets = {"l": changes["learn"].classes, "f": changes["forget"].classes}
     rows: dict[str, Row] = {}
-    for name, source in (("base", options.base), ("all", options.all)):
+    for name, source in (("swapped", options.base), ("reference", options.all)):
         if source:
             add_model(registry, name, source, Description(), options.data)
-    rows["Start"] = measure(registry, "base@base", options.data, sets)
+    rows["Start"] = measure(registry, "swapped@base", options.data, sets)
     if options.all:
-        rows["all classes from the start"] = measure(registry, "all@base", options.data, sets)
+        rows["all classes from the start"] = measure(registry, "reference@base", options.data, sets)
     for stage, kind in ORDERS.items():
         if stage not in options.only:
             continue
         if "->" not in stage:
-            registry.move_head("base", 0)
+            registry.move_head("swapped", 0)
         start = time.monotonic()
-        result = apply(registry, "base", changes[kind], "benchmark", Silent())
+        result = apply(registry, "swapped", changes[kind], "benchmark", Silent())
         seconds = time.monotonic() - start
         rows[stage] = measure(registry, result.version.ref, options.data, sets) | {"seconds": seconds}
         print(json.dumps({stage: rows[stage]}), flush=True)
