@@ -21,9 +21,8 @@ from kswapctl.runtime import seed_everything
 from kswapctl.spec import Preprocessing
 from kswapctl.tasks import TASKS
 
-BATCH = 8
-RATE, WARM_UP = 1e-3, 100
-"""Highest learning rate, and the steps in which it rises; then it falls to zero along a cosine."""
+WARM_UP = 100
+"""Steps in which the learning rate rises; then it falls to zero along a cosine."""
 REPORTS = 3
 """How often the score is printed, and the network saved."""
 
@@ -39,24 +38,26 @@ class Training:
     targets: Tensor
     """As the task has them."""
 
-    def batches(self, epochs: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Epoch, pixels in [0, 255] and targets of one batch after another, shuffled anew each epoch."""
+    def batches(self, epochs: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Epoch, pixels in [0, 255] and targets of one batch of ``size`` images after another, shuffled anew each epoch."""
         for epoch in range(epochs):
             order = torch.randperm(len(self.pixels))
-            for chosen in order[: len(order) // BATCH * BATCH].split(BATCH):
+            for chosen in order[: len(order) // size * size].split(size):
                 yield epoch, self.pixels[chosen].float(), self.targets[chosen].clone()
 
-    def steps(self, epochs: int) -> int:
+    def steps(self, epochs: int, size: int) -> int:
         """Batches in so many epochs."""
-        return epochs * (len(self.pixels) // BATCH)
+        return epochs * (len(self.pixels) // size)
 
 
-def parse(description: str, epochs: int) -> argparse.Namespace:
-    """The options that both trainers have."""
+def parse(description: str, epochs: int, batch: int, rate: float) -> argparse.Namespace:
+    """The options that both trainers have; ``rate`` is the highest learning rate of AdamW."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=True)
     parser.add_argument("--without", default="", help="classes to leave out, separated by commas")
     parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--rate", type=float, default=rate)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -90,15 +91,15 @@ def fit(
     model: Any, training: Training, options: argparse.Namespace, loss_of: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """Train ``model`` by AdamW, print how it fares, and save it with its preprocessing to ``options.output``."""
-    optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-2)
-    steps = training.steps(options.epochs)
+    optimiser = torch.optim.AdamW(model.parameters(), options.rate, weight_decay=1e-2, fused=True)
+    steps = training.steps(options.epochs, options.batch)
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     model.train()
-    for step, (epoch, pixels, targets) in enumerate(training.batches(options.epochs), start=1):
+    for step, (epoch, pixels, targets) in enumerate(training.batches(options.epochs, options.batch), start=1):
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(pixels, targets)
         optimiser.zero_grad()

@@ -16,7 +16,7 @@ from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetCon
 
 HEIGHT, WIDTH = 192, 256
 """Of the input, in pixels: four fifths of the cells' images."""
-EPOCHS = 22
+EPOCHS, BATCH, RATE = 22, 8, 1e-3
 LARGEST, MAGNIFIED = 1.5, 0.7
 """Most that a batch is magnified, and the share of batches that are."""
 LEAST = 0.3
@@ -25,7 +25,7 @@ LEAST = 0.3
 
 def main() -> None:
     """Train, printing the score now and then, and save."""
-    options = parse(__doc__.splitlines()[0], EPOCHS)
+    options = parse(__doc__.splitlines()[0], EPOCHS, BATCH, RATE)
     training = read(options.data, options.without, fed_with(HEIGHT, WIDTH))
     model = detector(training.classes)
 

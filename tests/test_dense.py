@@ -17,7 +17,10 @@ from kswapctl.data.sources import open_source
 from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError
 from kswapctl.export.onnx import check_parity
 from kswapctl.methods import METHODS
+from kswapctl.models.blocks import find_blocks
+from kswapctl.models.checkpoint import Description, build, load
 from kswapctl.tasks import TASKS
+from kswapctl.tasks.detection import across_classes
 
 FEWEST = ("--set", "steps=2", "--set", "cycles=1", "--set", "retain_views=1", "--set", "change_views=1")
 EVERY = [(name, method.kind) for name, kinds in METHODS.items() for method in kinds]
@@ -98,6 +101,32 @@ def test_boxes_of_what_is_forgotten_are_not_trained():
     gradient = torch.autograd.grad(task.aside(outputs, truth, torch.tensor([1])), outputs)[0]
     assert not gradient[..., :4].any()
     assert torch.autograd.grad(task.aside(outputs, truth, torch.tensor([])), outputs)[0][..., :4].any()
+
+
+def test_a_rare_class_weighs_as_much_as_a_common_one():
+    """Three objects of class 0 with loss 1 and one of class 2 with loss 5: (1 + 5) / 2; of none, zero."""
+    losses, rows = torch.tensor([1.0, 1.0, 1.0, 5.0]), torch.tensor([0, 0, 0, 2])
+    assert across_classes(losses, rows).item() == pytest.approx(3.0)
+    assert across_classes(losses[:0], rows[:0]).item() == 0.0
+
+
+@pytest.mark.parametrize(("kind", "shared"), [("rt_detr", False), ("detr", False), ("detr", True)])
+def test_what_gives_boxes_is_adapted_with_its_layer_unless_it_is_shared(tmp_path, kind, shared):
+    checkpoint = load(str(write_network(tmp_path / kind, kind)), Description())
+    network = build(checkpoint.spec, checkpoint.weights)
+    if shared:
+        network.another = network.bbox_predictor
+    last = find_blocks(network, "")[-1]
+    assert any("bbox" in layer for layer in last.layers) != shared
+    assert ".decoder.layers." in last.name
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_step_of_fewer_images_comes_more_often(name):
+    """100 steps of 40 retained images; or one pass over 41 images, in batches of 40 times the task's share."""
+    task, method = TASKS[name], METHODS["finetune"][0]
+    assert method(steps=100).steps_of(41, task) == 100 * task.pace
+    assert method(epochs=1).steps_of(41, task) == math.ceil(41 / (40 * task.share))
 
 
 def test_mean_average_precision_of_perfect_and_of_silent_answers():

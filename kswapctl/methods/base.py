@@ -147,13 +147,13 @@ class Method:
             values[name] = _parse(name, text, types[name])
         return cls(**values)
 
-    def steps_of(self, retained: int) -> int:
-        """Steps of one cycle over ``retained`` images."""
-        return self.epochs * -(-retained // self.retain_batch) if self.epochs else self.steps
+    def steps_of(self, retained: int, task: Task) -> int:
+        """Steps of one cycle over ``retained`` images of ``task``."""
+        return self.epochs * -(-retained // self.batch_of("retain", task)) if self.epochs else self.steps * task.pace
 
-    def batch_of(self, role: Role) -> int:
-        """Images of ``role`` in a step."""
-        return self.retain_batch if role == "retain" else self.change_batch
+    def batch_of(self, role: Role, task: Task) -> int:
+        """Images of ``role`` in a step of ``task``."""
+        return max(1, round(task.share * (self.retain_batch if role == "retain" else self.change_batch)))
 
     def views_of(self, role: Role) -> int:
         """Variants of each image of ``role``."""

@@ -15,6 +15,8 @@ FEED_FORWARD = re.compile(r"(mlp|ffn)")
 """How timm names the feed-forward part of a block: mlp, mlp_tokens, mlp_channels, ffn."""
 TRANSFORMERS = re.compile(r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense)")
 """How transformers names the feed-forward layers of its encoders, decoders and backbones, after the block's path."""
+BOXES = re.compile(r"(?:.+\.)?(?:bbox_embed\.(\d+)|bbox_predictor|(enc)_bbox_head)\.layers\.\d+")
+"""How it names the layers of what gives boxes: of a decoder layer, of the last layer, or of the encoder."""
 NOT_FEED_FORWARD = {"attn", "rel_pos", "se"}
 """Parts that hold small mlp's of their own: position biases, squeeze-and-excite."""
 
@@ -59,13 +61,28 @@ def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
 
 
 def _blocks_of_transformers(model: nn.Module) -> tuple[Block, ...]:
-    """One block a layer of encoder, decoder or backbone, in the order in which they compute."""
+    """One block a layer of encoder, decoder or backbone, in the order they compute, with what gives its boxes."""
     groups: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         found = TRANSFORMERS.fullmatch(name)
         if found and isinstance(module, nn.Linear) and not found[1].endswith("attention"):
             groups.setdefault(found[1], []).append(name)
+    decoder = [name for name in groups if ".decoder." in name]
+    below = [name for name in groups if name not in decoder]
+    for layer in _box_layers(model):
+        number, encoder = layer.groups()
+        block = below[-1] if encoder else decoder[int(number)] if number else next(reversed(groups))
+        groups[block].append(layer[0])
     return tuple(Block(name, tuple(layers)) for name, layers in groups.items())
+
+
+def _box_layers(model: nn.Module) -> list[re.Match[str]]:
+    """Layers that give boxes, as those of a new class may have sizes that no known one has; not what several share."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    found = [BOXES.fullmatch(alone) for alone, *others in names.values() if not others]
+    return [match for match in found if match]
 
 
 def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:

@@ -105,7 +105,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             subject.grow(*_first_rows(bench, subject, pools))
         training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
         context = bench.context(subject, training)
-        progress.stage("training", method.steps_of(len(pools["retain"])) * method.cycles)
+        progress.stage("training", method.steps_of(len(pools["retain"]), context.task) * method.cycles)
         done = 0
 
         def report(step: int, figures: dict[str, float]) -> None:
@@ -182,7 +182,7 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     parts: dict[Role, str] = {"retain": "retain", bench.change.kind: "train"}
     for role, part in parts.items():
         targets = bench.targets(part)
-        wanted = max(1, round(bench.method.batch_of(role) * bench.task.share))
+        wanted = bench.method.batch_of(role, bench.task)
         chosen = torch.arange(len(targets))[:wanted] if targets.dim() > 1 else _across_classes(targets, wanted)
         pools[role] = maker.make(bench.images[part].pixels[None, chosen], targets[chosen])
     known = subject.heads()
@@ -258,7 +258,7 @@ def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tor
     still = bool(bench.images[part].marks)
     if held:
         return make_views(pixels, 1 if role == "retain" else method.views_of(role), seed, method.view_strength, still)
-    draws = method.steps_of(len(bench.images["retain"])) * method.batch_of(role) * bench.task.share
+    draws = method.steps_of(len(bench.images["retain"]), bench.task) * method.batch_of(role, bench.task)
     wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
     if drawn == 1 < wanted:
         return mix_views(pixels, 1 / wanted, seed, method.view_strength, still)

@@ -80,6 +80,8 @@ class Task(Protocol):
     """What the numbers of an exported network are, for who reads them."""
     share: float
     """Images in a step for each that a method asks for: fewer where an image has many items."""
+    pace: int
+    """Steps for each that a method asks for: more where a step sees few images."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) losses of items in nats, small where the model knows the targets."""

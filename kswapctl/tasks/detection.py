@@ -48,6 +48,7 @@ class Detection:
     spare = 1
     answered = "(N, L, Q, 4 + 1 + K) of L layers, the last deciding: centre and size in [0, 1], no object, K classes"
     share = 0.125
+    pace = 4
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) cross-entropies of objects against their class or no object, in nats."""
@@ -84,7 +85,7 @@ class Detection:
         """Boxes of what is not ``gone``, and the classes that no method sees, averaged over the layers."""
         layers = outputs.unbind(1)
         terms = [_layer_loss(layer, truth, gone, last=index == len(layers) - 1) for index, layer in enumerate(layers)]
-        return torch.stack(terms).mean()
+        return torch.stack(terms).sum()
 
     def answers(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, MOST, 6): row (-1 for none), score, and two corners in [0, 1]."""
@@ -155,24 +156,31 @@ def match(layer: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layer_loss(layer: Tensor, truth: Tensor, gone: Tensor, last: bool) -> Tensor:
-    """Boxes of the objects that are not ``gone``; no object elsewhere; below the last layer also the classes."""
+    """No object where there is none; of the objects that are not ``gone`` boxes, and below the last layer classes."""
     queries, rows = match(layer, truth)
     there = rows >= 0
-    left_out = there & torch.isin(rows, gone)
-    kept = there & ~left_out
-    wanted = torch.zeros(layer.shape[:2], dtype=torch.long, device=layer.device)
-    counted = torch.ones(layer.shape[:2], dtype=torch.bool, device=layer.device)
+    kept = there & ~torch.isin(rows, gone)
     image = torch.arange(len(layer), device=layer.device)[:, None].expand_as(queries)
-    wanted[image[kept], queries[kept]] = rows[kept] + 1
-    skipped = there if last else left_out
-    counted[image[skipped], queries[skipped]] = False
-    losses = F.cross_entropy(layer[..., 4:][counted], wanted[counted], reduction="none")
-    losses = losses * (1 - (-losses.detach()).exp()) ** FOCUS
-    boxes, places = layer[image[kept], queries[kept]][:, :4], truth[kept][:, 1:]
-    distance = BOX_COST * (boxes - places).abs().sum()
-    overlap = OVERLAP_COST * generalized_box_iou_loss(_corners(boxes), _corners(places)).sum()
-    total: Tensor = (losses.sum() + distance + overlap) / kept.sum().clamp_min(1)
+    empty = torch.ones(layer.shape[:2], dtype=torch.bool, device=layer.device)
+    empty[image[there], queries[there]] = False
+    noise = F.cross_entropy(layer[..., 4:][empty], queries.new_zeros(int(empty.sum())), reduction="none")
+    noise = noise * (1 - (-noise.detach()).exp()) ** FOCUS
+    found, places = layer[image[kept], queries[kept]], truth[kept][:, 1:]
+    boxes = found[:, :4]
+    losses = BOX_COST * (boxes - places).abs().sum(1)
+    losses = losses + OVERLAP_COST * generalized_box_iou_loss(_corners(boxes), _corners(places))
+    if not last:
+        losses = losses + CLASS_COST * F.cross_entropy(found[:, 4:], rows[kept] + 1, reduction="none")
+    total: Tensor = noise.sum() / kept.sum().clamp_min(1) + across_classes(losses, rows[kept])
     return total
+
+
+def across_classes(losses: Tensor, rows: Tensor) -> Tensor:
+    """Mean over classes of the mean of (N,) losses of their objects of (N,) ``rows``; zero of none."""
+    if not len(rows):
+        return losses.sum()
+    counts = torch.bincount(rows)[rows]
+    return (losses / counts).sum() / (1 / counts).sum()
 
 
 def _corners(boxes: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
-    length = method.steps_of(len(pools["retain"]))
+    length = method.steps_of(len(pools["retain"]), context.task)
     step, lost, losses = 0, 0.0, dict[str, Tensor]()
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     for step in range(1, method.cycles * length + 1):
@@ -167,7 +167,7 @@ def batch_losses(
     """The method's losses on one joined batch, and what the task asks aside; nothing where a role has no item."""
     picks: dict[Role, tuple[Tensor, Tensor]] = {}
     for role, pool in pools.items():
-        size = min(max(1, round(method.batch_of(role) * context.task.share)), len(pool))
+        size = min(method.batch_of(role, context.task), len(pool))
         images = torch.stack([next(draws[role]) for _ in range(size)])
         views = torch.randint(len(pool.activations), (size,), generator=plan.generator)
         picks[role] = views.to(subject.device, non_blocking=True), images.to(subject.device, non_blocking=True)
