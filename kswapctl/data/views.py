@@ -15,13 +15,17 @@ CONTRAST, BRIGHTNESS, TINT, NOISE = 0.4, 0.5, 0.08, 0.05
 """Largest relative change of contrast, brightness and channel gain; standard deviation of noise in [0, 1]."""
 BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
+LIT = 2
+"""Most variants of an image, itself included, where nothing moves."""
 
 
 def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0, still: bool = False) -> Tensor:
     """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each image.
 
-    With ``still`` nothing moves or is covered: what is marked on an image stays where it is.
+    With ``still`` nothing moves or is covered: what is marked on an image stays where it is. There are then at most
+    ``LIT`` variants, as other light alone shows little that is new.
     """
+    count = min(count, LIT) if still else count
     generator = torch.Generator().manual_seed(seed)
     change = relight if still else vary
     images = pixels.float() / 255

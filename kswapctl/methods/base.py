@@ -159,8 +159,8 @@ class Method:
         """Variants of each image of ``role``."""
         return self.retain_views if role == "retain" else self.change_views
 
-    def first_bias(self) -> float:
-        """What is added to the bias that imprinting gives a new class, before the first step, in logits."""
+    def first_bias(self, task: Task) -> float:
+        """What is added to the bias that a new class of ``task`` is given before the first step, in logits."""
         return 0.0
 
     def watched(self) -> tuple[str, ...]:

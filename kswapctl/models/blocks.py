@@ -13,7 +13,7 @@ from kswapctl.models.dense import Dense
 
 FEED_FORWARD = re.compile(r"(mlp|ffn)")
 """How timm names the feed-forward part of a block: mlp, mlp_tokens, mlp_channels, ffn."""
-TRANSFORMERS = re.compile(r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense)")
+TRANSFORMERS = re.compile(r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense|linear_c\.\d+\.proj|linear_fuse)")
 """How transformers names the feed-forward layers of its encoders, decoders and backbones, after the block's path."""
 BOXES = re.compile(r"(?:.+\.)?(?:bbox_embed\.(\d+)|bbox_predictor|(enc)_bbox_head)\.layers\.\d+")
 """How it names the layers of what gives boxes: of a decoder layer, of the last layer, or of the encoder."""
@@ -65,7 +65,7 @@ def _blocks_of_transformers(model: nn.Module) -> tuple[Block, ...]:
     groups: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         found = TRANSFORMERS.fullmatch(name)
-        if found and isinstance(module, nn.Linear) and not found[1].endswith("attention"):
+        if found and _is_pointwise(module) and not found[1].endswith("attention"):
             groups.setdefault(found[1], []).append(name)
     decoder = [name for name in groups if ".decoder." in name]
     below = [name for name in groups if name not in decoder]

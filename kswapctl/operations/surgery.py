@@ -213,7 +213,7 @@ def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tu
         assert isinstance(subject.head, nn.Linear | nn.Conv2d)
         learn, retain = (_labelled(pools[part], bench.task, subject.widths[-1]) for part in ("change", "retain"))
         rows = imprint(learn, retain.among(known), subject.head, new)
-    return rows[0], rows[1] + bench.method.first_bias()
+    return rows[0], rows[1] + bench.method.first_bias(bench.task)
 
 
 def _labelled(pool: Pool, task: Task, width: int) -> Labelled:

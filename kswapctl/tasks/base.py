@@ -82,6 +82,8 @@ class Task(Protocol):
     """Images in a step for each that a method asks for: fewer where an image has many items."""
     pace: int
     """Steps for each that a method asks for: more where a step sees few images."""
+    rarity: float
+    """By how many logits an item of a new class is less likely in use than among the items that training shows."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) losses of items in nats, small where the model knows the targets."""

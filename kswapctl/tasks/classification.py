@@ -22,6 +22,7 @@ class Classification:
     spare = 0
     answered = "(N, K) logits"
     share = 1.0
+    rarity = 0.0
     pace = 1
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

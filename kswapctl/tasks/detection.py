@@ -48,6 +48,7 @@ class Detection:
     spare = 1
     answered = "(N, L, Q, 4 + 1 + K) of L layers, the last deciding: centre and size in [0, 1], no object, K classes"
     share = 0.125
+    rarity = 0.0
     pace = 4
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

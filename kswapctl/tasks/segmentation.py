@@ -32,6 +32,7 @@ class Segmentation:
     spare = 0
     answered = "(N, h, w, K) scores of the pixels of a smaller image"
     share = 0.125
+    rarity = 3.0
     pace = 2
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
