@@ -39,7 +39,7 @@ class Training:
     """As the task has them."""
 
     def batches(self, epochs: int, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Epoch, pixels in [0, 255] and targets of one batch of ``size`` images after another, shuffled anew each epoch."""
+        """Epoch, pixels in [0, 255] and targets of one batch of ``size`` images after another, shuffled each epoch."""
         for epoch in range(epochs):
             order = torch.randperm(len(self.pixels))
             for chosen in order[: len(order) // size * size].split(size):
