@@ -14,7 +14,7 @@ from kswapctl.data.images import normalise
 from kswapctl.demo.digits import CHECKPOINT
 from kswapctl.errors import ParityError
 from kswapctl.evaluation.predict import predict
-from kswapctl.export.onnx import check_parity
+from kswapctl.export.onnx import check_parity, to_fp16
 from kswapctl.models.weights import fingerprint, read
 from kswapctl.operations.look import test_images as images_of
 from kswapctl.operations.versions import Composed, load_version
@@ -175,6 +175,20 @@ def test_an_export_that_computes_something_else_is_not_kept(
     assert "it was not kept" in ran.err
     assert list((tmp_path / "out").iterdir()) == []
     assert "export" not in {e["action"] for e in run("log", "--json").json}
+
+
+def test_an_operator_that_takes_one_value_twice_is_turned_to_half_precision(tmp_path: Path) -> None:
+    """The converter keeps Max in fp32, and casts what it takes once for each time it takes it."""
+    helper = onnx.helper
+    places = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    nodes = [helper.make_node("Relu", ["x"], ["h"], "relu"), helper.make_node("Max", ["h", "h"], ["y"], "max")]
+    graph = helper.make_graph(nodes, "g", places[:1], places[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    file = tmp_path / "m.onnx"
+    onnx.save(model, file)
+    to_fp16(file)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": torch.tensor([-1.0, 2.0]).numpy()})[0].tolist() == [0.0, 2.0]
 
 
 def test_parity_worked_by_hand() -> None:

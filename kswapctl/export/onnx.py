@@ -97,6 +97,11 @@ def to_fp16(path: Path) -> None:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     converted = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
+    made: set[str] = set()
+    for node in list(converted.model.graph.node):
+        if not made.isdisjoint(node.output):  # a value that one operator takes twice is cast twice, to the same name
+            converted.model.graph.node.remove(node)
+        made.update(filter(None, node.output))
     converted.topological_sort()  # the converter puts its casts last, which onnxruntime alone forgives
     onnx.save(converted.model, path)
 
