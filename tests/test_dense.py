@@ -17,7 +17,7 @@ from kswapctl.data.sources import open_source
 from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError
 from kswapctl.export.onnx import check_parity
 from kswapctl.methods import METHODS
-from kswapctl.models.blocks import find_blocks
+from kswapctl.models.blocks import find_blocks, with_all_layers
 from kswapctl.models.checkpoint import Description, build, load
 from kswapctl.tasks import TASKS
 from kswapctl.tasks.detection import across_classes
@@ -119,6 +119,15 @@ def test_what_gives_boxes_is_adapted_with_its_layer_unless_it_is_shared(tmp_path
     last = find_blocks(network, "")[-1]
     assert any("bbox" in layer for layer in last.layers) != shared
     assert ".decoder.layers." in last.name
+
+
+def test_all_layers_of_a_decoder_are_without_its_classifier(tmp_path):
+    checkpoint = load(str(write_network(tmp_path / "net", "segformer")), Description())
+    network = build(checkpoint.spec, checkpoint.weights)
+    last = with_all_layers(network, find_blocks(network, ""))[-1]
+    assert last.name == "decode_head"
+    assert "decode_head.linear_fuse" in last.layers
+    assert "decode_head.classifier" not in last.layers
 
 
 @pytest.mark.parametrize("name", TASKS)

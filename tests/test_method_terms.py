@@ -174,6 +174,11 @@ class OnePool:
         return batch
 
 
+def test_a_single_feature_has_an_autoencoder():
+    only = torch.ones(1, 8)
+    assert FeatureAutoencoder(only, 2).fit(only, 2).distance(only).isfinite().all()
+
+
 def one_weight(values, weight=0.0):
     """A network whose logits are (w x, 0), and images x."""
     w = nn.Parameter(torch.tensor([[weight]]), False)

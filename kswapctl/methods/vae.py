@@ -14,7 +14,8 @@ class FeatureAutoencoder(nn.Module):
         """Centre and scale are those of ``features`` (N, D)."""
         super().__init__()
         width = features.shape[1]
-        self.centre, self.scale = features.mean(0), features.std(0).mean().clamp_min(1e-6)
+        spread = features.std(0, correction=min(1, len(features) - 1))  # (D,), zero of a single one
+        self.centre, self.scale = features.mean(0), spread.mean().clamp_min(1e-6)
         self.encoder = nn.Sequential(nn.Linear(width, 2 * code), nn.ReLU(), nn.Linear(2 * code, 2 * code))
         self.decoder = nn.Sequential(nn.Linear(code, 2 * code), nn.ReLU(), nn.Linear(2 * code, width))
         self.to(features.device)

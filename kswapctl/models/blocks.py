@@ -96,12 +96,11 @@ def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:
 
 
 def with_all_layers(model: nn.Module, blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The same blocks with every linear layer and ungrouped convolution inside them, attention included."""
-    modules = dict(model.named_modules())
-    return tuple(
-        Block(b.name, tuple(n for n, m in modules.items() if n.startswith(f"{b.name}.") and _is_dense(m)))
-        for b in blocks
-    )
+    """The same blocks with every linear layer and ungrouped convolution in them, attention too, but no classifier."""
+    modules = {name: module for name, module in model.named_modules() if _is_dense(module)}
+    heads = model.class_heads if isinstance(model, Dense) else ()
+    inside = {b.name: [n for n in modules if n.startswith(f"{b.name}.") and n not in heads] for b in blocks}
+    return tuple(Block(b.name, tuple(dict.fromkeys([*inside[b.name], *b.layers]))) for b in blocks)
 
 
 def _is_dense(module: nn.Module) -> bool:
