@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from kswap_registry import Registry
+from swap_signs import settings_by_kind
 
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.change import apply
@@ -46,11 +47,7 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, help="where to keep the versions; else they are deleted")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    settings: dict[str, dict[str, str]] = {"learn": {}, "forget": {}}
-    for text in options.set:
-        kind, _, rest = text.partition(".")
-        name, _, value = rest.partition("=")
-        settings[kind][name] = value
+    settings = settings_by_kind(options.set)
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     changes = {
         kind: Change(

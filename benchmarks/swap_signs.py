@@ -11,6 +11,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,11 +56,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KIND.NAME=VALUE")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    settings: dict[str, dict[str, str]] = {"learn": {}, "forget": {}}
-    for text in options.set:
-        kind, _, rest = text.partition(".")
-        name, _, value = rest.partition("=")
-        settings[kind][name] = value
+    settings = settings_by_kind(options.set)
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     changes = {
         "learn": Change("learn", classes["learn"], options.data, settings=settings["learn"]),
@@ -75,6 +72,16 @@ def main() -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps({"threads": torch.get_num_threads(), "runs": runs}, indent=2) + "\n")
+
+
+def settings_by_kind(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Hyper-parameters of learning and of forgetting, each text as KIND.NAME=VALUE."""
+    settings: dict[str, dict[str, str]] = {"learn": {}, "forget": {}}
+    for text in texts:
+        kind, _, rest = text.partition(".")
+        name, _, value = rest.partition("=")
+        settings[kind][name] = value
+    return settings
 
 
 Figures = dict[str, float]
