@@ -53,19 +53,28 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 @contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes on ``count`` cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def one_core_each() -> Iterator[None]:
     """Inside, torch computes on one core a thread, and :func:`spread` uses as many threads as torch had cores.
 
     On the sizes of a batch this is faster than one thread on all cores: its many small steps gain nothing from a second
     core, and wait for it.
     """
-    before = torch.get_num_threads()
     token = _cores.set(cores())
-    torch.set_num_threads(1)
     try:
-        yield
+        with threads(1):
+            yield
     finally:
-        torch.set_num_threads(before)
         _cores.reset(token)
 
 

@@ -23,6 +23,7 @@ from kswapctl.operations.material import choose
 from kswapctl.operations.surgery import operate
 from kswapctl.operations.versions import load_version
 from kswapctl.progress import Silent
+from kswapctl.runtime import threads
 from kswapctl.spec import Change, Rehearsal, Role
 
 EVERY = [(name, method) for name, kinds in METHODS.items() for method in kinds]
@@ -103,12 +104,8 @@ def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_
 @EACH
 def test_a_method_runs_on_two_threads(composed, few_digits, name, method):
     change = few_steps(name, method, few_digits)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         outcome, _ = operate(composed, choose(composed.knowledge, change), Silent())
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.isfinite(tensor).all() for tensor in compose(composed.weights, [outcome.adapter]).values())
 
 

@@ -34,6 +34,7 @@ from kswapctl.operations.studies.table import markdown, shown_stage, summarise
 from kswapctl.operations.studies.workshop import MODEL
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Silent
+from kswapctl.runtime import threads
 
 TINY = """
 version: 1
@@ -265,10 +266,8 @@ def test_each_base_of_a_study_and_each_data_has_a_registry_of_its_own(tiny: Path
 
 @pytest.fixture
 def _two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with threads(2):
+        yield
 
 
 @pytest.mark.usefixtures("_two_threads")

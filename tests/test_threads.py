@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kswapctl import runtime
 from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
 from kswapctl.runtime import one_core_each, spread
@@ -17,14 +18,10 @@ from kswapctl.runtime import one_core_each, spread
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Inside, torch has so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    """Inside, torch has so many threads, and what runs there leaves it so."""
+    with runtime.threads(count):
         yield
         assert torch.get_num_threads() == count
-    finally:
-        torch.set_num_threads(before)
 
 
 def network() -> nn.Sequential:

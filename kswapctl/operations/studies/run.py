@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from kswap_registry import Registry
 
 from kswapctl.data.sources import open_source
@@ -23,6 +22,7 @@ from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.schema import Study, place
 from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.progress import Progress, Silent
+from kswapctl.runtime import threads
 
 LOOK_EVERY = 1.0
 """Seconds between looks at what the workers have done."""
@@ -62,23 +62,13 @@ def _work(study: Study, given: dict[str, str], folder: Path, progress: Progress)
         progress.advance()
         return result
 
-    with _one_thread(), _own_registry(study, given, folder) as registry:
+    # one thread, so that seconds compare however many workers there are
+    with threads(1), _own_registry(study, given, folder) as registry:
         workshop = Workshop(registry, study.name)
         try:
             return work_off(folder, list(cells), work)
         finally:
             workshop.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Inside, torch computes on one core, so that seconds compare however many workers there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
