@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kswapctl.methods.terms import bounded, bounded_mean, distill, group_norm, group_sparsity
+from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill, group_norm, group_sparsity
 from kswapctl.models.lora import Layer, delta
 from kswapctl.training.optimiser import cosine, perturbed, shrink
 
@@ -25,6 +25,12 @@ def test_a_sample_beyond_the_bound_has_no_gradient():
     losses = torch.tensor([1.0, 9.0], requires_grad=True)
     bounded(losses, 4.0).backward()
     assert losses.grad.tolist() == [-0.5, 0.0]
+
+
+def test_classes_together_lose_what_their_joint_probability_does():
+    outputs = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log() + 3
+    assert any_of(outputs, torch.tensor([1, 3])).item() == pytest.approx(-math.log(0.375))
+    assert any_of(outputs, torch.tensor([0])).item() == pytest.approx(math.log(2))
 
 
 def test_distillation_of_equal_logits_is_zero():

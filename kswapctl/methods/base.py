@@ -15,6 +15,9 @@ from kswapctl.models.lora import Layer
 from kswapctl.spec import Kind, Role
 from kswapctl.tasks import Task
 
+VIEWS: dict[Role, int] = {"learn": 16, "forget": 4}
+"""Variants of each image that changes: what is learned must be known again elsewhere, of whatever few images."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -109,8 +112,8 @@ class Method:
     """Images to learn or forget a step."""
     retain_views: int = 6
     """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
-    change_views: int = 4
-    """Fixed variants of each image to learn or forget."""
+    change_views: int = 0
+    """Fixed variants of each image to learn or forget; 0 means 16 to learn and 4 to forget."""
     view_strength: float = 0.5
     """How far the variants go, in [0, 1]."""
     sparsity: float = 0.0
@@ -157,7 +160,7 @@ class Method:
 
     def views_of(self, role: Role) -> int:
         """Variants of each image of ``role``."""
-        return self.retain_views if role == "retain" else self.change_views
+        return self.retain_views if role == "retain" else self.change_views or VIEWS[role]
 
     def first_bias(self, task: Task) -> float:
         """What is added to the bias that a new class of ``task`` is given before the first step, in logits."""

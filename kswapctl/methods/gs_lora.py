@@ -2,8 +2,8 @@
 
 Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024 (GS-LoRA); Xing et al., Knowledge
 Swapping via Learning and Unlearning, ICML 2025. The preset ``paper`` holds their public code's values. The
-default differs: the bound is on each image, the model before the operation is distilled, images come in views,
-and the penalty is off; where ``sparsity`` turns it on, it is a proximal step.
+default differs: the bound is on each image, which is pushed off all that is forgotten at once, the model before the
+operation is distilled, images come in views, and the penalty is off; ``sparsity`` turns it on, as a proximal step.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kswapctl.methods.base import Context, Method, Seen
-from kswapctl.methods.terms import bounded, bounded_mean, distill, group_sparsity
+from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill, group_sparsity
 from kswapctl.spec import Role
 from kswapctl.tasks import Task
 
@@ -71,8 +71,6 @@ class Learn(Method):
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
     retain_views: int = 6
     """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
-    change_views: int = 4
-    """Fixed variants of each image to learn."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 3.0
@@ -110,7 +108,15 @@ class Forget(Method):
         "default": {},
         "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2, "sparsity": 0.1},
         "paper": PAPER
-        | {"bound": 105.0, "bound_unit": "nats", "per_sample": False, "beta": 0.2, "rest": 0.0, "learned_weight": 1},
+        | {
+            "bound": 105.0,
+            "bound_unit": "nats",
+            "per_sample": False,
+            "together": False,
+            "beta": 0.2,
+            "rest": 0.0,
+            "learned_weight": 1,
+        },
     }
 
     rank: int = 8
@@ -135,10 +141,12 @@ class Forget(Method):
     """Unit of the bound: ln K or nats."""
     per_sample: bool = True
     """Bound each image's loss; else, as the papers' code, the batch mean."""
+    together: bool = True
+    """Push an image off every class that is forgotten; else off its own, from where it may go to another of them."""
     beta: float = 3.0
     """Weight of the forget loss against the retain loss."""
     distillation: float = 6.0
-    """Weight of the distillation from the model before, on retained images."""
+    """Weight of the distillation from the model before, on retained images, over the classes that are not forgotten."""
     temperature: float = 2.0
     """Temperature of the distillation."""
     rest: float = 4.0
@@ -148,13 +156,17 @@ class Forget(Method):
         """Retain cross-entropy and distillation, bounded forget loss, and the penalty where it is a term."""
         retain, forget = seen["retain"], seen["forget"]
         bound = self.bound * (context.chance if self.bound_unit == "ln K" else 1.0)
-        losses = context.task.losses(forget.outputs, forget.targets)
+        if self.together:
+            losses = any_of(forget.outputs, context.rows)
+        else:
+            losses = context.task.losses(forget.outputs, forget.targets)
         kept = torch.ones(forget.outputs.shape[-1], dtype=torch.bool, device=losses.device)
         kept[context.rows] = False
+        held = distill(retain.outputs[:, kept], retain.before[:, kept], self.temperature)
         return {
             "retain": context.task.losses(retain.outputs, retain.targets).mean(),
             "forget": self.beta * (bounded if self.per_sample else bounded_mean)(losses, bound),
-            "distillation": self.distillation * distill(retain.outputs, retain.before, self.temperature),
+            "distillation": self.distillation * held,
             "rest": self.rest * distill(forget.outputs[:, kept], forget.before[:, kept], 1.0),
         } | _penalty(self, context)
 

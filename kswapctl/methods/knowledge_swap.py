@@ -45,6 +45,8 @@ class Forget(gs_lora.Forget):
     """Forget loss, in ``bound_unit``, above which a batch counts as forgotten."""
     per_sample: bool = False
     """Bound each image's loss; else, as the papers' code, the batch mean."""
+    together: bool = False
+    """Push an image off every class that is forgotten; else off its own, from where it may go to another of them."""
     beta: float = 0.2
     """Weight of the forget loss against the retain loss."""
     distillation: float = 0.0

@@ -23,6 +23,11 @@ def bounded_mean(losses: Tensor, bound: float) -> Tensor:
     return F.relu(bound - losses.mean())
 
 
+def any_of(outputs: Tensor, rows: Tensor) -> Tensor:
+    """(B,) -ln of the probability that (B, K) logits give the classes of ``rows`` together, in nats."""
+    return outputs.logsumexp(dim=-1) - outputs[:, rows].logsumexp(dim=-1)
+
+
 def distill(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of (B, K) logits at ``temperature``, times T^2, in nats (Hinton et al. 2015).
 
