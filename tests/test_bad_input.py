@@ -57,6 +57,7 @@ WRONG = [
     ("add ../x {checkpoint}", 2, "../x"),
     ("add x vit_tinny_patch16_224", 3, "vit_tinny_patch16_224"),
     ("add x {tmp}/none.safetensors", 3, "no such file"),
+    ("eval digits --history --per-class", 2, "no rows by class"),
     ("add x {checkpoint} --classes a,b", 13, "has 8 classes, but 2 class names"),
     ("add x {checkpoint} --model-arg depth=3", 13, "do not fit"),
     ("add x {checkpoint} --architecture resnet18", 2, "resnet18"),
@@ -138,6 +139,11 @@ def test_skip_bad_goes_on_and_records_it(run, places: dict[str, Path], digits: P
     data = run("show", "digits", "--json").json and run("show", "digits@3", "--json").json["state"]["record"]["data"]
     assert sum(d["skipped"] for d in data.values()) == 1
     assert "skipped images" in run("show", "digits@3").out
+    shutil.copytree(places["known"] / "train" / "zero", places["corrupt"] / "test" / "ten")
+    (places["corrupt"] / "test" / "ten" / "broken.png").write_bytes(b"<html>not found</html>")
+    history = ("eval", "digits", "--history", "--data", places["corrupt"], "--data", digits)
+    assert run(*history).code == 4
+    assert run(*history, "--skip-bad").code == 0
 
 
 @pytest.mark.parametrize("kind", ["learn", "forget"])

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.look import classes_of
+from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def evaluate(
     Example: `kswapctl eval signs@2 --per-class`
     """
     if history:
-        _history(ref, data or [], home, device)
+        if per_class:
+            raise UsageError("--history has no rows by class", "leave out --per-class, or measure one version")
+        _history(ref, data or [], home, skip_bad, device)
         return
     with open_home(home, read_only=True) as registry, render.Live() as live:
         from kswapctl.operations.look import evaluate_version
@@ -46,11 +49,11 @@ def evaluate(
     render.data({"version": version.ref} | asdict(result), *tables)
 
 
-def _history(ref: str, data: list[str], home: options.Home, device: str) -> None:
+def _history(ref: str, data: list[str], home: options.Home, skip_bad: bool, device: str) -> None:
     with open_home(home, read_only=True) as registry, render.Live() as live:
         from kswapctl.operations.trace import trace
 
-        steps = trace(registry, registry.resolve(ref), data, device, live)
+        steps = trace(registry, registry.resolve(ref), data, skip_bad, device, live)
     names = ("retain", "learned", "forgotten", "forgotten earlier")
     rows = [
         (

@@ -31,11 +31,16 @@ class Trace:
     scores: Evaluation
 
 
-def trace(registry: Registry, version: Version, data: Sequence[str], device: str, progress: Progress) -> list[Trace]:
-    """The base and every version of the stack of ``version``, each on the sets that it knows, on the test part."""
+def trace(
+    registry: Registry, version: Version, data: Sequence[str], skip_bad: bool, device: str, progress: Progress
+) -> list[Trace]:
+    """The base and every version of the stack of ``version``, each on the sets that it knows, on the test part.
+
+    Images that cannot be read are an error that names them, or with ``skip_bad`` left out.
+    """
     base = registry.resolve(f"{version.model}@base")
     versions = [load_version(registry, v) for v in (base, *registry.stack(version))]
-    images = test_images(versions[-1], data, skip_bad=False, progress=progress)
+    images = test_images(versions[-1], data, skip_bad=skip_bad, progress=progress)
     outputs = predict_versions(versions, images, device, progress)
     task = TASKS[versions[0].spec.task]
     size = (images.pixels.shape[-2], images.pixels.shape[-1])
