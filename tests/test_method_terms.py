@@ -1,6 +1,7 @@
 """The methods' own terms against numbers worked by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from kswapctl.methods import terms
 from kswapctl.methods.base import Context
+from kswapctl.methods.bi_level import Forget as BiLevel
 from kswapctl.methods.fpf import most_moved
 from kswapctl.methods.importance import absolute_gradients, log_loss, normalised, squared_gradients, squared_length
 from kswapctl.methods.margin_flatten import raised
@@ -194,3 +196,12 @@ def one_weight(values, weight=0.0):
 def fake_context(layers, retained=None, forward=None):
     rows = torch.tensor([0]) if retained is None else retained
     return Context(TASKS["classification"], 2, math.log(2), torch.tensor([0]), rows, nn.Identity(), {}, layers, forward)
+
+
+def test_bi_level_frees_all_other_losses_of_what_acts_against_forgetting():
+    weight, unused = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))
+    losses = {"forget": weight[0], "retain": weight[1] - weight[0], "aside 0": weight[2]}
+    BiLevel().backward(SimpleNamespace(groups={"block": [weight, unused]}), losses)
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1.0, 1.0, 1.0]
+    assert unused.grad.tolist() == [0.0, 0.0]

@@ -42,11 +42,12 @@ class Forget(Method):
         return {"forget": self.beta * gone, "retain": kept}
 
     def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
-        """The forget gradient, and the retain gradient freed of its conflict with it."""
+        """The forget gradient, and that of all else freed of its conflict with it."""
         trained = [p for group in context.groups.values() for p in group]
+        others = torch.stack([loss for name, loss in losses.items() if name != "forget"]).sum()
         gradients = (
-            torch.autograd.grad(losses["forget"], trained, retain_graph=True),
-            torch.autograd.grad(losses["retain"], trained),
+            torch.autograd.grad(losses["forget"], trained, retain_graph=True, materialize_grads=True),
+            torch.autograd.grad(others, trained, materialize_grads=True),
         )
         first, second = (torch.cat([g.flatten() for g in found]) for found in gradients)
         joint = first + without_conflict(second, first)
