@@ -30,7 +30,7 @@ from kswapctl.operations.studies.gauge import Gauge
 from kswapctl.operations.studies.schema import place, read_study, shipped
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
-from kswapctl.operations.studies.table import markdown, shown_stage, summarise
+from kswapctl.operations.studies.table import for_readers, markdown, shown_stage, summarise
 from kswapctl.operations.studies.workshop import MODEL
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Silent
@@ -248,6 +248,17 @@ def test_a_table_has_mean_and_spread_and_tells_what_diverged(tiny: Path) -> None
     assert "took 2 minutes" in text
     assert "| one | L->F | - | - | - | 85.0 ± 7.1 |" in text
     assert "1 diverged" in text
+
+
+def test_the_start_that_all_methods_share_stands_once(tiny: Path) -> None:
+    study = read_study(str(tiny))
+    rows = [{"stage": "Start", "H": None}, {"stage": "L->F", "H": 80.0}]
+    results = [
+        {"cell": {"split": "eight for two", "contender": c, "order": "lf", "seed": 0}, "error": "", "rows": rows}
+        for c in ("one", "two")
+    ]
+    shown = [(r.contender, r.stage) for r in for_readers(summarise(study, results))]
+    assert shown == [("base", "Start"), ("one", "L->F"), ("two", "L->F")]
 
 
 def test_each_base_of_a_study_and_each_data_has_a_registry_of_its_own(tiny: Path, given, digits, tmp_path) -> None:

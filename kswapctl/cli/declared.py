@@ -127,7 +127,7 @@ def study(
 
 
 def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
-    from kswapctl.operations.studies.table import cells_as_text, heads, shown_stage
+    from kswapctl.operations.studies.table import cells_as_text, for_readers, heads, shown_stage
 
     columns = ["method", "stage", *(f"#{head}" for head in heads(study)), "#seeds"]
     splits = dict.fromkeys(r.split for r in rows)
@@ -135,7 +135,11 @@ def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
         render.table(
             split,
             columns,
-            [(r.contender, shown_stage(r.stage), *cells_as_text(study, r), r.seeds) for r in rows if r.split == split],
+            [
+                (r.contender, shown_stage(r.stage), *cells_as_text(study, r), r.seeds)
+                for r in for_readers(rows)
+                if r.split == split
+            ],
         )
         for split in splits
     ]

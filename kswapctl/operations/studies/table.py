@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,19 @@ def summarise(study: Study, results: Sequence[dict[str, Any]]) -> list[Row]:
     ]
 
 
+def for_readers(rows: Sequence[Row]) -> list[Row]:
+    """The same, but the start, which all methods of a split share, once: as that of the base."""
+    shown = []
+    begun: set[str] = set()
+    for row in rows:
+        if row.stage != "Start":
+            shown.append(row)
+        elif row.split not in begun:
+            begun.add(row.split)
+            shown.append(replace(row, contender="base"))
+    return shown
+
+
 def cells_as_text(study: Study, row: Row) -> list[str]:
     """The row's columns for a reader: mean, and the spread where there are several seeds."""
     shown = []
@@ -105,7 +118,7 @@ def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
     for split in dict.fromkeys(r.split for r in rows):
         parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
         parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))
-        for row in (r for r in rows if r.split == split):
+        for row in for_readers([r for r in rows if r.split == split]):
             seeds = f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
             shown = [row.contender, shown_stage(row.stage), *cells_as_text(study, row), seeds]
             parts.append("| " + " | ".join(shown) + " |")
