@@ -130,14 +130,15 @@ def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
     from kswapctl.operations.studies.table import cells_as_text, for_readers, heads, shown_stage
 
     columns = ["method", "stage", *(f"#{head}" for head in heads(study)), "#seeds"]
-    splits = dict.fromkeys(r.split for r in rows)
+    readable = for_readers(rows)
+    splits = dict.fromkeys(r.split for r in readable)
     return [
         render.table(
             split,
             columns,
             [
                 (r.contender, shown_stage(r.stage), *cells_as_text(study, r), r.seeds)
-                for r in for_readers(rows)
+                for r in readable
                 if r.split == split
             ],
         )

@@ -115,10 +115,11 @@ def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, 
 def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
     """One table a split, and the time that all cells took."""
     parts = [f"# {study.title}\n", f"All cells together took {seconds / 60:.0f} minutes, on one thread each."]
-    for split in dict.fromkeys(r.split for r in rows):
+    readable = for_readers(rows)
+    for split in dict.fromkeys(r.split for r in readable):
         parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
         parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))
-        for row in for_readers([r for r in rows if r.split == split]):
+        for row in (r for r in readable if r.split == split):
             seeds = f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
             shown = [row.contender, shown_stage(row.stage), *cells_as_text(study, row), seeds]
             parts.append("| " + " | ".join(shown) + " |")
