@@ -1,7 +1,6 @@
 """The methods' own terms against numbers worked by hand."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -201,7 +200,9 @@ def fake_context(layers, retained=None, forward=None):
 def test_bi_level_frees_all_other_losses_of_what_acts_against_forgetting():
     weight, unused = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))
     losses = {"forget": weight[0], "retain": weight[1] - weight[0], "aside 0": weight[2]}
-    BiLevel().backward(SimpleNamespace(groups={"block": [weight, unused]}), losses)
+    context = fake_context({})
+    context.groups["block"] = [weight, unused]
+    BiLevel().backward(context, losses)
     assert weight.grad is not None
     assert weight.grad.tolist() == [1.0, 1.0, 1.0]
     assert unused.grad.tolist() == [0.0, 0.0]
