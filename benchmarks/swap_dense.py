@@ -90,12 +90,19 @@ def run(registry: Registry, options: argparse.Namespace, changes: dict[str, Chan
 
 
 def measure(registry: Registry, ref: str, data: str, sets: dict[str, tuple[str, ...]]) -> Row:
-    """In percent: the deciding metric's mean over the classes of each set, and its mean over all that the base knew."""
-    scores = evaluate_version(registry, registry.resolve(ref), [data], False, "cpu", Silent())
+    """In percent: the deciding metric's mean over the classes of each set, and others over all that the base knew.
+
+    ``drop`` is what the retained classes lost against the base, whose answers are counted on the same boxes or pixels:
+    also on those of what it did not know.
+    """
+    version = registry.resolve(ref)
+    scores = evaluate_version(registry, version, [data], False, "cpu", Silent())
     each = {c.name: 100 * c.accuracy for c in scores.per_class}
     changed = {name for names in sets.values() for name in names}
     chosen = {"r": [name for name in each if name not in changed]} | {k: list(v) for k, v in sets.items()}
     found = {f"{scores.metric}_{k}": mean([each[n] for n in names if n in each]) for k, names in chosen.items()}
+    if version.number:
+        found["drop"] = mean([100 * (c.base - c.accuracy) for c in scores.per_class if c.name in chosen["r"]])
     known = next(s for s in scores.sets if s.name == "retain")
     return found | {f"{name} of what must stay": 100 * value for name, (value, _) in known.more.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,33 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
     losses, rows = torch.tensor([1.0, 1.0, 1.0, 5.0]), torch.tensor([0, 0, 0, 2])
     assert across_classes(losses, rows).item() == pytest.approx(3.0)
     assert across_classes(losses[:0], rows[:0]).item() == 0.0
+
+
+def blocks_of(kind, folder):
+    checkpoint = load(str(write_network(folder, kind)), Description())
+    return find_blocks(build(checkpoint.spec, checkpoint.weights), "")
+
+
+def test_convolutions_are_adapted_where_they_are_nearly_all_there_is_before_the_decoder(tmp_path):
+    blocks = blocks_of("rt_detr", tmp_path)
+    parts = [re.sub(r"[.\d]+", ".", b.name.removeprefix("model.")).strip(".") for b in blocks]
+    order = ["backbone.model.encoder.stages.layers", "encoder.aifi.layers", "encoder.fpn_blocks", "encoder.pan_blocks"]
+    assert list(dict.fromkeys(parts)) == [*order, "decoder.layers"]
+    layers = [layer for b in blocks for layer in b.layers]
+    assert not any("shortcut" in layer or "class_embed" in layer for layer in layers)
+    assert "model.encoder.pan_blocks.1.bottlenecks.2.conv2.conv" in blocks[parts.index("encoder.pan_blocks") + 1].layers
+
+
+def test_deformable_detr_is_adapted_where_the_papers_do(tmp_path):
+    """The feed-forward layers of encoder and decoder, and none of the backbone: six and six in its usual size."""
+    blocks = blocks_of("deformable_detr", tmp_path)
+    assert [b.name for b in blocks] == ["model.encoder.layers.0", "model.decoder.layers.0", "model.decoder.layers.1"]
+
+
+def test_what_brings_stages_together_is_adapted(tmp_path):
+    last = blocks_of("segformer", tmp_path)[-1]
+    assert len(last.layers) == 5
+    assert {layer.split(".")[1] for layer in last.layers} == {"linear_projections", "linear_fuse"}
 
 
 @pytest.mark.parametrize(("kind", "shared"), [("rt_detr", False), ("detr", False), ("detr", True)])

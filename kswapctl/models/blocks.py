@@ -13,8 +13,12 @@ from kswapctl.models.dense import Dense
 
 FEED_FORWARD = re.compile(r"(mlp|ffn)")
 """How timm names the feed-forward part of a block: mlp, mlp_tokens, mlp_channels, ffn."""
-TRANSFORMERS = re.compile(r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense|linear_c\.\d+\.proj|linear_fuse)")
+TRANSFORMERS = re.compile(
+    r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense|linear_(?:c|projections)\.\d+\.proj|linear_fuse)"
+)
 """How transformers names the feed-forward layers of its encoders, decoders and backbones, after the block's path."""
+CONVOLUTIONAL = re.compile(r"(.+\.(?:stages\.\d+\.layers|(?:fpn|pan)_blocks)\.\d+)\.(?!shortcut).*conv(?:olution)?")
+"""How it names the convolutions of residual and of fusion blocks, after the block's path."""
 BOXES = re.compile(r"(?:.+\.)?(?:bbox_embed\.(\d+)|bbox_predictor|(enc)_bbox_head)\.layers\.\d+")
 """How it names the layers of what gives boxes: of a decoder layer, of the last layer, or of the encoder."""
 NOT_FEED_FORWARD = {"attn", "rel_pos", "se"}
@@ -60,12 +64,16 @@ def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
     return tuple(Block(name, tuple(names)) for name, names in groups.items())
 
 
-def _blocks_of_transformers(model: nn.Module) -> tuple[Block, ...]:
-    """One block a layer of encoder, decoder or backbone, in the order they compute, with what gives its boxes."""
+def _blocks_of_transformers(model: Dense) -> tuple[Block, ...]:
+    """One block a layer of encoder, decoder or backbone, in the order they compute, with what gives its boxes.
+
+    Convolutional ones only of a network that has little else before its decoder.
+    """
+    patterns = [TRANSFORMERS, CONVOLUTIONAL] if model.convolutional else [TRANSFORMERS]
     groups: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        found = TRANSFORMERS.fullmatch(name)
-        if found and _is_pointwise(module) and not found[1].endswith("attention"):
+        found = next(filter(None, (pattern.fullmatch(name) for pattern in patterns)), None)
+        if found and _is_dense(module) and not found[1].endswith("attention"):
             groups.setdefault(found[1], []).append(name)
     decoder = [name for name in groups if ".decoder." in name]
     below = [name for name in groups if name not in decoder]

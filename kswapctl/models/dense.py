@@ -15,6 +15,8 @@ class Dense(nn.Module):
     """Paths of all classifiers, which know the same classes; the last one decides."""
     spare: int
     """Rows of each classifier behind the classes."""
+    convolutional: bool = False
+    """Whether nearly all that comes before its decoder is convolutions."""
     task: str
     imprints: bool = False
     """Whether a class can be known by the mean of its features: then its row begins there, else at zero."""

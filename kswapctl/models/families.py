@@ -44,6 +44,8 @@ class Family:
     """Path of a classifier that chooses where to look."""
     spare: int = 0
     """Rows behind the classes: one for "no object", or none."""
+    convolutional: bool = False
+    """Whether nearly all that comes before its decoder is convolutions, so that these are adapted too."""
 
 
 FAMILIES = {
@@ -53,7 +55,12 @@ FAMILIES = {
         "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", MaskScores, "class_predictor", spare=1
     ),
     "rt_detr": Family(
-        "RTDetrForObjectDetection", "RTDetrConfig", Boxes, "model.decoder.class_embed.*", "model.enc_score_head"
+        "RTDetrForObjectDetection",
+        "RTDetrConfig",
+        Boxes,
+        "model.decoder.class_embed.*",
+        "model.enc_score_head",
+        convolutional=True,
     ),
     "segformer": Family("SegformerForSemanticSegmentation", "SegformerConfig", PixelScores, "decode_head.classifier"),
     "yolos": Family("YolosForObjectDetection", "YolosConfig", Boxes, "class_labels_classifier.layers.2", spare=1),
@@ -125,6 +132,7 @@ def adopt(network: Any, family: Family) -> Dense:
         network.criterion = None  # for training its own way; its buffers count classes
     network.class_heads = tuple(heads)
     network.spare = family.spare
+    network.convolutional = family.convolutional
     adopted: Dense = network.eval()
     return adopted
 
