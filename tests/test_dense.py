@@ -111,13 +111,13 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
     assert across_classes(losses[:0], rows[:0]).item() == 0.0
 
 
-def blocks_of(kind, folder):
+def network_of(kind, folder):
     checkpoint = load(str(write_network(folder, kind)), Description())
-    return find_blocks(build(checkpoint.spec, checkpoint.weights), "")
+    return build(checkpoint.spec, checkpoint.weights)
 
 
 def test_convolutions_are_adapted_where_they_are_nearly_all_there_is_before_the_decoder(tmp_path):
-    blocks = blocks_of("rt_detr", tmp_path)
+    blocks = find_blocks(network_of("rt_detr", tmp_path), "")
     parts = [re.sub(r"[.\d]+", ".", b.name.removeprefix("model.")).strip(".") for b in blocks]
     order = ["backbone.model.encoder.stages.layers", "encoder.aifi.layers", "encoder.fpn_blocks", "encoder.pan_blocks"]
     assert list(dict.fromkeys(parts)) == [*order, "decoder.layers"]
@@ -128,20 +128,19 @@ def test_convolutions_are_adapted_where_they_are_nearly_all_there_is_before_the_
 
 def test_deformable_detr_is_adapted_where_the_papers_do(tmp_path):
     """The feed-forward layers of encoder and decoder, and none of the backbone: six and six in its usual size."""
-    blocks = blocks_of("deformable_detr", tmp_path)
+    blocks = find_blocks(network_of("deformable_detr", tmp_path), "")
     assert [b.name for b in blocks] == ["model.encoder.layers.0", "model.decoder.layers.0", "model.decoder.layers.1"]
 
 
 def test_what_brings_stages_together_is_adapted(tmp_path):
-    last = blocks_of("segformer", tmp_path)[-1]
+    last = find_blocks(network_of("segformer", tmp_path), "")[-1]
     assert len(last.layers) == 5
     assert {layer.split(".")[1] for layer in last.layers} == {"linear_projections", "linear_fuse"}
 
 
 @pytest.mark.parametrize(("kind", "shared"), [("rt_detr", False), ("detr", False), ("detr", True)])
 def test_what_gives_boxes_is_adapted_with_its_layer_unless_it_is_shared(tmp_path, kind, shared):
-    checkpoint = load(str(write_network(tmp_path / kind, kind)), Description())
-    network = build(checkpoint.spec, checkpoint.weights)
+    network = network_of(kind, tmp_path)
     if shared:
         network.another = network.bbox_predictor
     last = find_blocks(network, "")[-1]
@@ -150,8 +149,7 @@ def test_what_gives_boxes_is_adapted_with_its_layer_unless_it_is_shared(tmp_path
 
 
 def test_all_layers_of_a_decoder_are_without_its_classifier(tmp_path):
-    checkpoint = load(str(write_network(tmp_path / "net", "segformer")), Description())
-    network = build(checkpoint.spec, checkpoint.weights)
+    network = network_of("segformer", tmp_path)
     last = with_all_layers(network, find_blocks(network, ""))[-1]
     assert last.name == "decode_head"
     assert "decode_head.linear_fuse" in last.layers
