@@ -15,7 +15,7 @@ class Dense(nn.Module):
     """Paths of all classifiers, which know the same classes; the last one decides."""
     spare: int
     """Rows of each classifier behind the classes."""
-    convolutional: bool = False
+    convolutional: bool
     """Whether nearly all that comes before its decoder is convolutions."""
     task: str
     imprints: bool = False
