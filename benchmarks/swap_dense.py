@@ -92,8 +92,8 @@ def run(registry: Registry, options: argparse.Namespace, changes: dict[str, Chan
 def measure(registry: Registry, ref: str, data: str, sets: dict[str, tuple[str, ...]]) -> Row:
     """In percent: the deciding metric's mean over the classes of each set, and others over all that the base knew.
 
-    ``drop`` is what the retained classes lost against the base, whose answers are counted on the same boxes or pixels:
-    also on those of what it did not know.
+    ``drop`` is what the retained classes lost against the base, whose answers count on the same images and pixels:
+    also on those of what it did not know, and not on those of what is forgotten.
     """
     version = registry.resolve(ref)
     scores = evaluate_version(registry, version, [data], False, "cpu", Silent())
