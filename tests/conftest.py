@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from unittest.mock import patch
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two workers share two cores
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
 FEW = ("--preset", "few")
 """An operation that is over in a second."""
 PRESETS: dict[str, dict[str, object]] = {  # exist in the tests only
