@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kswapctl.data.sets import changed_part, count, retained_part
+from kswapctl.data.sets import changed_part, count, first_with, retained_part
 from kswapctl.data.sources import Sample, Source, open_source
 from kswapctl.data.splits import by_class, share, take, training_part
 from kswapctl.data.splits import test_part as held_back
@@ -293,8 +293,24 @@ def test_a_class_is_rehearsed_from_the_first_source_that_has_it(make: Make, flat
 
 def test_a_class_with_one_training_image_is_refused(make: Make) -> None:
     source = open_source(str(make("train/cat/a.png", "train/dog/b.png", "train/dog/c.png")))
-    with pytest.raises(DataError, match="'cat' has one training image"):
+    with pytest.raises(DataError, match="'cat' has too few training images in .*: 1"):
         changed_part([source], ["cat"], Rehearsal(), 0)
+
+
+def test_a_class_is_not_taken_from_a_source_that_only_tests_it(make: Make) -> None:
+    old = open_source(str(make(*(f"train/cat/{i}.png" for i in range(9)), root="old")))
+    new = open_source(str(make("train/fox/a.png", "train/fox/b.png", "test/cat/c.png", root="new")))
+    part, missing = retained_part([new, old], ["cat"], Rehearsal(), 0)
+    assert [source.name for source, _ in part.train] == [old.name]
+    assert not missing
+    assert first_with([new], ["cat"]) == ([], ("cat",))
+
+
+def test_a_class_to_retain_with_one_training_image_is_told(make: Make) -> None:
+    source = open_source(str(make("train/cat/a.png", "train/dog/b.png", "train/dog/c.png")))
+    part, missing = retained_part([source], ["cat", "dog"], Rehearsal(), 0)
+    assert missing == ("cat",)
+    assert {s.label for s in part.train[0][1]} == {"dog"}
 
 
 def test_a_share_of_nothing_is_empty_and_of_something_is_not(flat: Source) -> None:

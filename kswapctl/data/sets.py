@@ -34,11 +34,14 @@ class Parts:
 def first_with(
     sources: Sequence[Source], classes: Collection[str]
 ) -> tuple[list[tuple[Source, set[str]]], tuple[str, ...]]:
-    """Each source with the classes to take from it, a class from the first that has it; and the classes none has."""
+    """Each source with the classes to take from it, a class from the first that has it; and the classes none has.
+
+    Only what may be trained on counts: a class that is in a source's test part alone is not there.
+    """
     missing = set(classes)
     found = []
     for source in sources:
-        here = missing & set(source.classes)
+        here = {s.label for s in training_part(source, missing)}
         missing -= here
         if here:
             found.append((source, here))
@@ -46,13 +49,17 @@ def first_with(
 
 
 def changed_part(sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int) -> Parts:
-    """All training images of the classes to learn or forget, less the validation part."""
+    """All training images of the classes to learn or forget, less the validation part; both have some of each class."""
     parts = Parts([], [])
     for source, here in first_with(sources, classes)[0]:
         left, held = _hold_out(source, here, rehearsal, seed)
-        for name, group in by_class(left + held).items():
-            if len(group) < 2:
-                raise DataError(f"class {name!r} has one training image in {source.name}", "at least two are needed")
+        trained, checked = by_class(left), by_class(held)
+        for name in sorted(here - (trained.keys() & checked.keys())):
+            images = len(trained.get(name, [])) + len(checked.get(name, []))
+            raise DataError(
+                f"class {name!r} has too few training images in {source.name}: {images}",
+                "some must be left to train on and some to decide with: two at least, more where images show several",
+            )
         parts.train.append((source, once(source, left)))
         parts.validation.append((source, once(source, held)))
     return parts
@@ -61,7 +68,7 @@ def changed_part(sources: Sequence[Source], classes: Collection[str], rehearsal:
 def retained_part(
     sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int
 ) -> tuple[Parts, tuple[str, ...]]:
-    """The rehearsal share of each class, and a validation part beside it; also the classes that no source has."""
+    """The rehearsal share of each class, and a validation part beside it; also the classes with nothing to train on."""
     parts = Parts([], [])
     found, missing = first_with(sources, classes)
     cap = max(VALIDATION_LEAST, VALIDATION_IMAGES // max(1, len(classes)))
@@ -73,6 +80,8 @@ def retained_part(
             sizes = dict.fromkeys(here, rehearsal.per_class)
         parts.train.append((source, once(source, take(left, sizes, f"rehearsal {seed}"))))
         parts.validation.append((source, once(source, take(held, dict.fromkeys(here, cap), f"cap {seed}"))))
+        alone = here - {s.label for s in left}  # its one image decides
+        missing += tuple(c for c in classes if c in alone)
     return parts, missing
 
 
