@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kswapctl.data.sets import Parts, changed_part, count, first_with, retained_part
 from kswapctl.data.sources import Source, open_source
-from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
+from kswapctl.errors import DataError, KswapError, NotFoundError, UsageError, nearest
 from kswapctl.spec import Change, Knowledge
 
 
@@ -29,15 +29,16 @@ class Material:
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
     opened = functools.cache(open_source)
-    before = [opened(name) for name in knowledge.sources]
+    before, gone = _used_before(knowledge, opened)
     sources = [opened(change.source)] if change.source else before
     if not sources:
-        raise UsageError("no data to take images from", "name it: --data DIR")
+        raise gone[0] if gone else UsageError("no data to take images from", "name it: --data DIR")
     check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
     classes = check(knowledge, change, sources)
     found, absent = first_with(sources, classes)
     if absent:
         sources[0].require(absent)
+        raise DataError(f"class {absent[0]!r} has no training image in {sources[0].name}", "add some to its train part")
     known = tuple(c for c in knowledge.known if c not in classes)
     retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
     told = retain[0].name if change.retain_source else ""
@@ -49,6 +50,18 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
             "name them with --retain-data, or when adding the model: kswapctl add --data",
         )
     return Material(change, known, changed_part(sources, classes, change.rehearsal, change.seed), retained, missing)
+
+
+def _used_before(knowledge: Knowledge, opened: Callable[[str], Source]) -> tuple[list[Source], list[KswapError]]:
+    """The sources of earlier operations that are still there, and what is wrong with others: versions travel alone."""
+    found: list[Source] = []
+    gone: list[KswapError] = []
+    for name in knowledge.sources:
+        try:
+            found.append(opened(name))
+        except (NotFoundError, DataError) as error:
+            gone.append(error)
+    return found, gone
 
 
 def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
