@@ -100,6 +100,25 @@ def test_swap_makes_one_adapter_a_letter(run_fresh, digits: Path, order: str, ki
     assert "".join(r["kind"][0] for r in ran.json) == kinds
 
 
+def test_a_swap_that_learns_twice_learns_the_same_classes_again(run_fresh, digits: Path) -> None:
+    line = ("swap", "digits", "--learn", digits, "--forget", "two", "--order", "lfl", "--preset", "fewest")
+    learned, forgotten, again = run_fresh(*line, "--json", "--quiet").json
+    assert (learned["classes"], forgotten["classes"]) == (["eight", "nine"], ["two"])
+    assert again["classes"] == learned["classes"]
+
+
+def test_data_that_is_gone_is_not_needed_where_other_data_is_named(run_fresh, digits: Path, tmp_path: Path) -> None:
+    from kswapctl.demo.digits import CHECKPOINT
+
+    there = shutil.copytree(digits, tmp_path / "there")
+    assert run_fresh("add", "moved", CHECKPOINT, "--data", there).code == 0
+    shutil.rmtree(there)
+    line = ("forget", "moved", "--classes", "two", "--preset", "fewest")
+    ran = run_fresh(*line)
+    assert (ran.code, "no such data" in ran.err) == (3, True)
+    assert run_fresh(*line, "--data", digits).code == 0
+
+
 def test_a_stack_of_ten_evaluates_rolls_back_and_merges(run_fresh, fresh: Path, digits: Path, tmp_path: Path) -> None:
     lines = [("learn", "eight"), ("forget", "one"), ("learn", "nine"), ("forget", "two"), ("forget", "eight")]
     for kind, name in [

@@ -73,11 +73,13 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
     return Result(version, outcome, time.monotonic() - start)
 
 
-def follow(registry: Registry, name: str, change: Change) -> None:
-    """Train along with the process that does :func:`apply`, and write nothing."""
+def follow(registry: Registry, name: str, change: Change) -> tuple[str, ...]:
+    """Train along with the process that does :func:`apply`, and write nothing; returns the classes that change."""
     composed = load_version(registry, registry.resolve(name))
-    operate(composed, choose(composed.knowledge, change), Silent())
+    material = choose(composed.knowledge, change)
+    operate(composed, material, Silent())
     gather_team(change.device == "cpu").wait()
+    return material.change.classes
 
 
 def _bytes_needed(weights: Weights, model: Model, rank: int) -> int:
@@ -95,16 +97,19 @@ def apply_all(
     processes that torchrun started, only the first writes, and has results.
     """
     results: list[Result] = []
+    done: dict[str, tuple[str, ...]] = {}
     for change in changes:
         find_method(change.method, change.kind).configure(change.preset, change.settings)
     _check_apart(changes)
-    for index, change in enumerate(changes):
-        repeated = any(earlier.kind == change.kind for earlier in changes[:index])
-        wanted = dataclasses.replace(change, again=change.again or repeated)
+    for change in changes:
+        wanted = change
+        if change.kind in done:
+            wanted = dataclasses.replace(change, again=True, classes=done[change.kind])
         if is_follower():
-            follow(registry, name, wanted)
+            done[change.kind] = follow(registry, name, wanted)
         else:
             results.append(apply(registry, name, wanted, command, progress, onto))
+            done[change.kind] = tuple(results[-1].version.spec["classes"])
     return results
 
 
