@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from kswapctl.data.marks import Box, Boxes
 from kswapctl.data.sources import SPLITS, Sample, Source
+from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError, UnsafeInputError
 
 SLACK = 2.0
@@ -30,26 +32,45 @@ def find_parts(place: Path) -> dict[str, Path]:
 def open_coco(place: Path) -> Source:
     """The images that the JSON files at ``place`` list, one sample for each class on an image."""
     marks: dict[str, Boxes] = {}
+    sizes: dict[str, tuple[float, float]] = {}
     samples: list[Sample] = []
     root = place if place.is_dir() else place.parent
     for part, file in find_parts(place).items():
-        for key, boxes in _read_part(file, root).items():
-            marks[key] = boxes
+        for key, (boxes, size) in _read_part(file, root).items():
+            marks[key], sizes[key] = boxes, size
             samples += [Sample(key, label, SPLITS[part.lower()]) for label in sorted({b.label for b in boxes.boxes})]
     if not samples:
         raise DataError(f"no image in {place} has a box", "it needs annotations of at least one class")
-    return Source(str(place), tuple(samples), lambda s: (root / s.key).read_bytes(), "boxes", lambda key, _: marks[key])
+
+    def read(sample: Sample) -> bytes:
+        data = (root / sample.key).read_bytes()
+        _check_upright(data, sample.key, sizes[sample.key])
+        return data
+
+    return Source(str(place), tuple(samples), read, "boxes", lambda key, _: marks[key])
 
 
-def _read_part(file: Path, root: Path) -> dict[str, Boxes]:
-    """File name of each image, from ``root``, to its boxes."""
+def _check_upright(data: bytes, key: str, size: tuple[float, float]) -> None:
+    """Boxes of an image that lay on its side when it was marked would be somewhere else."""
+    width, height = upright_size(data, key)
+    listed, seen = math.log(size[0] / size[1]), math.log(width / height)
+    if abs(listed + seen) < abs(listed - seen):
+        raise DataError(
+            f"image {key} has {width} x {height} pixels, upright, and is listed with {size[0]} x {size[1]}",
+            "its boxes must be those of the upright image",
+        )
+
+
+def _read_part(file: Path, root: Path) -> dict[str, tuple[Boxes, tuple[float, float]]]:
+    """File name of each image, from ``root``, to its boxes and its width and height."""
     parsed = _parse(file)
     categories = {c["id"]: str(c["name"]) for c in parsed["categories"]}
     folder = file.parent / file.stem
     folder = folder if folder.is_dir() else file.parent
     there = set(os.listdir(folder))
-    images = {}
+    images: dict[Any, dict[str, Any]] = {}
     for image in parsed["images"]:
+        _check_alone(image, images, file.name)
         name = Path(str(image["file_name"]))
         if name.is_absolute() or ".." in name.parts:
             raise UnsafeInputError(f"{file.name} lists {name}, which leads out of {folder.name}", "correct the list")
@@ -60,10 +81,23 @@ def _read_part(file: Path, root: Path) -> dict[str, Boxes]:
     for annotation in parsed["annotations"]:
         if (box := _box(annotation, images, categories, file.name)) is not None:
             boxes[annotation["image_id"]].append(box)
-    return {
-        str((folder / image["file_name"]).relative_to(root)): Boxes(tuple(boxes[index]))
-        for index, image in images.items()
-    }
+    found: dict[str, tuple[Boxes, tuple[float, float]]] = {}
+    for index, image in images.items():
+        key = str((folder / image["file_name"]).relative_to(root))
+        if key in found:
+            raise DataError(f"{file.name} lists {image['file_name']} twice", "an image has one entry, and one id")
+        found[key] = Boxes(tuple(boxes[index])), (image["width"], image["height"])
+    return found
+
+
+def _check_alone(image: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]], file: str) -> None:
+    """An image has a size, and an id of its own: else the boxes of one would be those of another."""
+    name = image["file_name"]
+    if not all(isinstance(image[side], int | float) and image[side] > 0 for side in ("width", "height")):
+        raise DataError(f"{file} gives {name} the size {image['width']!r} x {image['height']!r}", "sizes are in pixels")
+    if image["id"] in images:
+        other = images[image["id"]]["file_name"]
+        raise DataError(f"{file} gives {other} and {name} the same id {image['id']!r}", "number the images anew")
 
 
 def _parse(file: Path) -> dict[str, Any]:

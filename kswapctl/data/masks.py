@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from kswapctl.data.marks import Mask
 from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source
+from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError
 
 CLASSES = "classes.txt"
@@ -21,9 +21,14 @@ BORDER = 255
 """An index that counts for nothing whatever ``classes.txt`` says, as in Pascal VOC."""
 
 
+def is_there(root: Path) -> bool:
+    """Whether ``root`` names its classes and has masks: a list of classes alone may lie beside class folders."""
+    return (root / CLASSES).is_file() and any(place.is_dir() for place in (root / "masks", *root.glob("*/masks")))
+
+
 def open_masks(root: Path) -> Source:
     """The images of ``root``, one sample for each class on an image; every mask is opened, and checked."""
-    names = tuple(line.strip() for line in (root / CLASSES).read_text().splitlines() if line.strip())
+    names = _class_names(root / CLASSES)
     parts = {p.name: p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and (p / "masks").is_dir()}
     if "test" in parts:
         parts = {k: v for k, v in parts.items() if SPLITS[k.lower()] == "train" or k == "test"}
@@ -48,17 +53,30 @@ def open_masks(root: Path) -> Source:
     return Source(str(root), tuple(samples), lambda s: (root / s.key).read_bytes(), "masks", mark)
 
 
+def _class_names(file: Path) -> tuple[str, ...]:
+    """One a line; a blank line among them would shift the indices of all that follow."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text", "save it as UTF-8") from error
+    names = tuple(line.strip() for line in lines)
+    if "" in names:
+        raise DataError(f"line {names.index('') + 1} of {file} is blank", "each line names the class of one index")
+    return names
+
+
 def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
     """Indices of the classes in a mask; another size than the image's, or an unknown index, is a :class:`DataError`."""
     if not mask.is_file():
         raise DataError(f"{image.name} has no mask {mask.parent.name}/{mask.name}", "add it, or remove the image")
+    width, height = upright_size(image.read_bytes(), image.name)
     try:
-        with Image.open(mask) as opened, Image.open(io.BytesIO(image.read_bytes())) as picture:
-            if opened.size != picture.size:
+        with Image.open(mask) as opened:
+            if opened.size != (width, height):
                 raise DataError(
                     f"mask {mask.name} has {opened.width} x {opened.height} pixels, "
-                    f"its image {image.name} {picture.width} x {picture.height}",
-                    "a mask has the size of its image",
+                    f"its image {image.name} {width} x {height}",
+                    "a mask has the size of its image, turned upright where its Exif data say so",
                 )
             if opened.mode not in {"P", "L"}:
                 raise DataError(f"mask {mask.name} is no indexed PNG (its mode is {opened.mode})", "save indices")

@@ -1,0 +1,119 @@
+"""Files of boxes and masks: what would silently give one image the marks of another, or none, is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kswapctl.data.sources import open_source
+from kswapctl.errors import DataError
+
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Path:
+    """One image of 16 x 8 pixels, stored on its side, with a box."""
+    (tmp_path / "boxes" / "train").mkdir(parents=True)
+    Image.new("RGB", (8, 16)).save(tmp_path / "boxes" / "train" / "a.jpg", exif=SIDEWAYS)
+    image = {"id": 1, "file_name": "a.jpg", "width": 16, "height": 8}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4]}
+    listed = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "boxes" / "train.json").write_text(json.dumps(listed))
+    return tmp_path / "boxes"
+
+
+def edit(boxes: Path, **changes: object) -> None:
+    """Change the entry of the image, or add a second one."""
+    listed = json.loads((boxes / "train.json").read_text())
+    image = listed["images"][0]
+    if changes.pop("again", False):
+        image = dict(image)
+        listed["images"].append(image)
+        shutil.copy(boxes / "train" / "a.jpg", boxes / "train" / "b.jpg")
+    image.update(changes)
+    (boxes / "train.json").write_text(json.dumps(listed))
+
+
+def test_boxes_of_an_upright_image_are_read(boxes: Path) -> None:
+    source = open_source(str(boxes))
+    assert source.read(source.samples[0])
+
+
+def test_boxes_of_an_image_on_its_side_are_refused(boxes: Path) -> None:
+    edit(boxes, width=8, height=16)
+    source = open_source(str(boxes))
+    with pytest.raises(DataError, match=r"a\.jpg has 16 x 8 pixels, upright, and is listed with 8 x 16"):
+        source.read(source.samples[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"again": True, "file_name": "b.jpg"}, r"gives a\.jpg and b\.jpg the same id 1"),
+        ({"again": True, "id": 2}, r"lists a\.jpg twice"),
+        ({"width": None}, r"gives a\.jpg the size None x 8"),
+        ({"height": 0}, r"gives a\.jpg the size 16 x 0"),
+    ],
+)
+def test_a_list_that_mixes_images_up_is_refused(boxes: Path, changes: dict[str, object], said: str) -> None:
+    edit(boxes, **changes)
+    with pytest.raises(DataError, match=said):
+        open_source(str(boxes))
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """One image of 16 x 8 pixels, stored on its side, with the mask of the upright one."""
+    for part in ("images", "masks"):
+        (tmp_path / "masks" / "train" / part).mkdir(parents=True)
+    (tmp_path / "masks" / "classes.txt").write_text("sky\nroad\n")
+    Image.new("RGB", (8, 16)).save(tmp_path / "masks" / "train" / "images" / "a.jpg", exif=SIDEWAYS)
+    Image.new("L", (16, 8), 1).save(tmp_path / "masks" / "train" / "masks" / "a.png")
+    return tmp_path / "masks"
+
+
+def test_a_mask_of_the_upright_image_is_read(masks: Path) -> None:
+    assert open_source(str(masks)).classes == ("road",)
+
+
+def test_a_mask_of_an_image_on_its_side_is_refused(masks: Path) -> None:
+    Image.new("L", (8, 16), 1).save(masks / "train" / "masks" / "a.png")
+    with pytest.raises(DataError, match=r"mask a\.png has 8 x 16 pixels, its image a\.jpg 16 x 8"):
+        open_source(str(masks))
+
+
+def test_an_image_that_cannot_be_read_is_not_called_a_mask(masks: Path) -> None:
+    (masks / "train" / "images" / "a.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"^image a\.jpg cannot be read"):
+        open_source(str(masks))
+
+
+def test_a_blank_line_among_class_names_is_refused(masks: Path) -> None:
+    (masks / "classes.txt").write_text("sky\n\nroad\n")
+    with pytest.raises(DataError, match=r"line 2 of .*classes\.txt is blank"):
+        open_source(str(masks))
+
+
+def test_class_names_may_begin_with_a_mark_of_their_encoding(masks: Path) -> None:
+    (masks / "classes.txt").write_text("sky\nroad\n", encoding="utf-8-sig")
+    assert open_source(str(masks)).classes == ("road",)
+
+
+def test_class_names_in_another_encoding_are_refused(masks: Path) -> None:
+    (masks / "classes.txt").write_bytes("straße\nsky\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt is no UTF-8 text"):
+        open_source(str(masks))
+
+
+def test_a_list_of_classes_beside_class_folders_makes_no_masks_of_them(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert (open_source(str(tmp_path)).marks, open_source(str(tmp_path)).classes) == ("labels", ("cat", "dog"))
