@@ -157,6 +157,19 @@ def test_a_manifest_lists_paths_beside_it(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_manifest_may_begin_with_a_mark_of_its_encoding(make: Make, kind: str) -> None:
+    file = manifest(make("x/1.png", "x/2.png", "x/3.png"), ROWS, kind)
+    file.write_text(file.read_text(), encoding="utf-8-sig")  # as spreadsheets save it
+    assert len(open_source(str(file)).samples) == len(ROWS)
+
+
+def test_a_label_may_be_the_number_zero(make: Make) -> None:
+    file = make("x/1.png") / "list.jsonl"
+    file.write_text(json.dumps({"path": "x/1.png", "label": 0}))
+    assert open_source(str(file)).classes == ("0",)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize(
     ("row", "said"),
     [

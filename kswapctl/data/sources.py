@@ -106,7 +106,7 @@ def _marked(path: Path) -> Source | None:
 
     if coco.find_parts(path):
         return coco.open_coco(path)
-    return masks.open_masks(path) if (path / masks.CLASSES).is_file() else None
+    return masks.open_masks(path) if masks.is_there(path) else None
 
 
 def _folder(root: Path) -> Source:
@@ -154,7 +154,7 @@ def _unique_classes(samples: list[Sample]) -> list[Sample]:
 
 def _manifest(path: Path) -> Source:
     """CSV with a header, or JSON lines, with ``path``, ``label`` and, where it is known, ``split``."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows: list[Any]
         try:
             rows = (
@@ -173,7 +173,7 @@ def _manifest(path: Path) -> Source:
 def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
     if not isinstance(row, dict):
         raise DataError(f"row {number} of {path.name} is no object", 'write {"path": ..., "label": ...} a line')
-    missing = [name for name in ("path", "label") if not row.get(name)]
+    missing = [name for name in ("path", "label") if row.get(name) in (None, "")]
     if missing:
         raise DataError(f"row {number} of {path.name} has no {missing[0]!r}", "columns: path, label, split (optional)")
     split = str(row.get("split") or "").lower()
