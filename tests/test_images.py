@@ -71,6 +71,29 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_sixteen_bits_of_a_grey_map_are_scaled_to_eight() -> None:
+    grey = b"P5 8 8 65535\n" + np.full((8, 8), 0x1000, dtype=">u2").tobytes()
+    assert open_image(grey, "k").getpixel((4, 4)) == (16, 16, 16)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_an_image_that_does_not_say_what_is_white_is_refused(kind: type) -> None:
+    with pytest.raises(DataError, match="image k has 32 bits a pixel"):
+        open_image(encoded(Image.fromarray(np.ones((8, 8), dtype=kind)), "TIFF"), "k")
+
+
+@pytest.mark.parametrize("fault", [struct.error("unpack requires a buffer"), TypeError("not a number")])
+def test_what_pillow_raises_of_broken_exif_data_is_a_fault_of_the_image(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Image.Image) -> None:
+        raise fault
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(DataError, match="image k cannot be read"):
+        open_image(encoded(two_halves()), "k")
+
+
 def test_of_an_animation_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (8, 8), c) for c in (RED, BLUE)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,8 +154,10 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
         image.load()
         if image.getexif():
             image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in {"I", "F"}:
+            raise DataError(f"image {key} has 32 bits a pixel, and does not say what is white", "save it with 8 or 16")
         if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
             image = image.convert("RGBA")  # Pillow warns of the direct way
         return image.convert("L" if channels == 1 else "RGB")
@@ -164,6 +167,8 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
         OSError,
         SyntaxError,
         ValueError,
+        TypeError,  # Pillow, of broken Exif data
+        struct.error,  # the same
         EOFError,
     ) as error:
         reason = "no image format known here" if isinstance(error, UnidentifiedImageError) else str(error)
