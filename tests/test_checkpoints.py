@@ -69,6 +69,15 @@ def test_a_file_that_says_all_of_itself_needs_no_flags(weights: Weights, tmp_pat
     assert fingerprint(loaded.weights) == fingerprint(weights)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_brought_to_full(weights: Weights, tmp_path: Path, kind: torch.dtype) -> None:
+    """Adapters are added to it one by one: half as many bits would round each of them away."""
+    write({k: v.to(kind) for k, v in weights.items()}, tmp_path / "half.safetensors", SPEC.to_json())
+    loaded = load(str(tmp_path / "half.safetensors"), Description()).weights
+    assert {v.dtype for v in loaded.values()} == {torch.float32}
+    assert all(torch.equal(loaded[k], v.to(kind).float()) for k, v in weights.items())
+
+
 def test_flags_say_what_a_file_does_not(plain: Path, weights: Weights) -> None:
     loaded = load(str(plain), Description(ARCHITECTURE, ARGUMENTS, NAMES, {"mean": [0.1, 0.2, 0.3]}))
     assert loaded.spec.classes == NAMES

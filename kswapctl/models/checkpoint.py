@@ -16,7 +16,7 @@ from kswapctl.models import configured, transformer
 from kswapctl.models.dense import Dense
 from kswapctl.models.families import find_family, is_dense, make
 from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, resize, spare_rows
-from kswapctl.models.weights import Weights, check_finite, read, read_pickle
+from kswapctl.models.weights import Weights, check_finite, in_full, read, read_pickle
 from kswapctl.spec import ModelSpec, Preprocessing
 
 PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
@@ -178,7 +178,7 @@ def _load_timm(source: str, description: Description) -> Checkpoint:
     names = description.classes or tuple(config.get("label_names") or ()) or configured.class_names(model)
     architecture = source if not source.startswith("hf-hub:") else str(config["architecture"])
     spec = _spec(model, architecture, description, names)
-    return Checkpoint(spec, {k: v.detach().clone() for k, v in model.state_dict().items()})
+    return Checkpoint(spec, in_full(model.state_dict()))
 
 
 def _load_safetensors(path: Path, description: Description) -> Checkpoint:
@@ -242,7 +242,7 @@ def _from_weights(weights: Weights, description: Description, where: str) -> Che
     check_fit(model, weights, description.architecture)
     if not names:
         raise UsageError(f"{where} does not name its {known} classes", "give --classes-file, or --data DIR")
-    return Checkpoint(_spec(model, description.architecture, description, names), weights)
+    return Checkpoint(_spec(model, description.architecture, description, names), in_full(weights))
 
 
 def _spec(model: nn.Module, architecture: str, description: Description, names: Sequence[str]) -> ModelSpec:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, first_line, nearest
 from kswapctl.models.families import FAMILIES, PREFIX, Family, adopt, arguments_of, configure, kind_of, make
+from kswapctl.models.weights import in_full
 from kswapctl.spec import ModelSpec, Preprocessing
 
 CONFIG = "config.json"
@@ -94,8 +95,7 @@ def _weights(source: str, family: Family, config: Any) -> dict[str, Tensor]:
             f"{source} lacks {len(told['missing_keys'])} tensors, such as {min(told['missing_keys'])}",
             "it was saved for another task: save the whole network",
         )
-    tensors = adopt(network, family).state_dict()
-    return {k: v.detach().float().clone() if v.is_floating_point() else v.clone() for k, v in tensors.items()}
+    return in_full(adopt(network, family).state_dict())
 
 
 def _preprocessing(source: str, config: Any, stated: dict[str, Any], preprocessing: dict[str, Any]) -> Preprocessing:

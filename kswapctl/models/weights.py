@@ -109,3 +109,8 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError(f"{where} holds NaN or infinity in {name}", "use an earlier checkpoint")
+
+
+def in_full(weights: Mapping[str, Tensor]) -> Weights:
+    """Copies, floats in 32 bits: adapters are added in these, and half as many bits would round each addition."""
+    return {k: v.detach().to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
