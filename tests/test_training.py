@@ -93,6 +93,43 @@ def test_what_was_not_completed_is_not_found(tmp_path: Path) -> None:
     assert Cache(10_000, tmp_path).recall("k", (2, 2), torch.float32) is None
 
 
+def test_what_another_process_made_room_of_is_neither_completed_nor_found(tmp_path: Path) -> None:
+    cache, shape = Cache(10_000, tmp_path), (10, 100)
+    assert cache.allocate("k", shape, torch.float32, CPU) is not None
+    (tmp_path / "k.activations").unlink()
+    cache.keep("k", {})
+    assert not (tmp_path / "k.safetensors").exists()
+    assert cache.allocate("k", shape, torch.float32, CPU) is not None
+    cache.keep("k", {})
+    (tmp_path / "k.activations").unlink()
+    assert Cache(10_000, tmp_path).recall("k", shape, torch.float32) is None
+
+
+def test_room_is_made_of_what_was_not_recalled(tmp_path: Path) -> None:
+    shape = (10, 100)  # 4000 bytes
+    for index in range(2):
+        cache = Cache(10_000, tmp_path)
+        assert cache.allocate(f"{index}", shape, torch.float32, CPU) is not None
+        cache.keep(f"{index}", {})
+        os.utime(tmp_path / f"{index}.activations", (index, index))
+    assert Cache(10_000, tmp_path).recall("0", shape, torch.float32) is not None
+    assert Cache(10_000, tmp_path).allocate("2", shape, torch.float32, CPU) is not None
+    assert sorted(p.stem for p in tmp_path.glob("*.activations")) == ["0", "2"]
+
+
+def test_the_same_network_fed_otherwise_finds_nothing(fresh: Path, digits: Path, tmp_path: Path, invoke) -> None:
+    folder = tmp_path / "cache"
+    assert invoke(fresh, *FORGET, "--cache-dir", folder).code == 0
+    kept = len(list(folder.iterdir()))
+    from kswapctl.demo.digits import CHECKPOINT
+
+    fed = ("--mean", "0.1,0.1,0.1")
+    assert invoke(fresh, "add", "brighter", CHECKPOINT, "--data", digits, *fed).code == 0
+    line = ["brighter" if word == "digits" else word for word in FORGET]
+    assert invoke(fresh, *line, "--cache-dir", folder).code == 0
+    assert len(list(folder.iterdir())) == 2 * kept
+
+
 def test_memory_ends(tmp_path: Path) -> None:
     cache = Cache(100)
     assert cache.allocate("a", (20,), torch.float32, CPU) is not None

@@ -223,8 +223,9 @@ def _labelled(pool: Pool, task: Task, width: int) -> Labelled:
 
 
 def _maker(bench: Bench, subject: Subject, cache: Cache) -> Maker:
-    fed, weights = bench.composed.spec.preprocessing, fingerprint(bench.composed.weights)
-    return Maker(subject, bench.task, fed, cache, bench.team, weights)
+    spec = bench.composed.spec
+    network = f"{spec.architecture} {spec.arguments} {fingerprint(bench.composed.weights)}"
+    return Maker(subject, bench.task, spec.preprocessing, cache, bench.team, network)
 
 
 def _pools(bench: Bench, subject: Subject, cache: Cache, progress: Progress) -> dict[str, Pool]:

@@ -51,15 +51,20 @@ class Cache:
 
     def recall(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]] | None:
         """What :meth:`keep` completed under ``key``: the mapped activations, and the small tensors beside them."""
-        if self.folder is None or not (done := self._done(key)).exists():
+        size = math.prod(shape) * dtype.itemsize
+        if self.folder is None or not (done := self._done(key)).exists() or not self._is_whole(key, size):
             return None
-        os.utime(done)
-        self.used += math.prod(shape) * dtype.itemsize
+        for file in (done, self._file(key)):
+            os.utime(file)
+        self.used += size
         return self._map(key, shape, dtype), load_file(done)
 
     def keep(self, key: str, beside: dict[str, Tensor]) -> None:
-        """Mark what was allocated under ``key`` as complete, with small tensors that belong to it."""
-        if self.folder is None:
+        """Mark what was allocated under ``key`` as complete, with small tensors that belong to it.
+
+        Nothing is marked where another process has made room of it meanwhile.
+        """
+        if self.folder is None or not self._file(key).exists():
             return
         done = self._done(key)
         partial = done.with_suffix(f".{os.getpid()}")
@@ -83,6 +88,11 @@ class Cache:
             total -= file.stat().st_size
             file.with_suffix(".safetensors").unlink(missing_ok=True)
             file.unlink(missing_ok=True)
+
+    def _is_whole(self, key: str, size: int) -> bool:
+        """Whether the activations are still there: another process may have made room of them."""
+        file = self._file(key)
+        return file.exists() and file.stat().st_size == size
 
     def _file(self, key: str) -> Path:
         assert self.folder is not None
