@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kswapctl.models.heads import GrowingHead, Labelled, classifier_rows, grow, imprint, resize
+from kswapctl.models.heads import Columns, GrowingHead, Labelled, classifier_rows, grow, imprint, resize
 
 
 class Model(nn.Module):
@@ -54,6 +54,16 @@ def test_imprinted_rows_tell_the_new_classes_apart() -> None:
     retain = Labelled(torch.randn(30, 16), torch.arange(30) % 3)
     rows, bias = imprint(Labelled(features, targets + 3), retain, nn.Linear(16, 3), [3, 4])
     assert torch.equal((features @ rows.T + bias).argmax(1), targets)
+
+
+@pytest.mark.parametrize(("spare", "before"), [(1, 1), (0, 1), (1, 0), (0, 0)])
+def test_columns_are_those_of_the_task_whatever_rows_the_network_has(spare: int, before: int) -> None:
+    """A network's row for "no object" comes first where the task has that column, and nowhere where it has not."""
+    head = nn.Linear(4, 3 + spare)
+    columns = Columns(head, spare, before)
+    assert torch.equal(columns.weight[before:], head.weight[:3])
+    if before:
+        assert torch.equal(columns.weight[0], head.weight[3] if spare else torch.zeros(4))
 
 
 def test_a_classifier_is_resized_only_where_its_rows_differ() -> None:

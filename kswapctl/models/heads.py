@@ -109,7 +109,7 @@ class Columns(nn.Module):
     """The classifier that decides, as items see it: (N, D) features to (N, K), "no object" first where there is one."""
 
     def __init__(self, head: nn.Module, spare: int, before: int) -> None:
-        """``spare`` rows of ``head`` come first, or else ``before`` columns of zeros."""
+        """``before`` columns come first: the ``spare`` rows of ``head`` where it has them, or else zeros."""
         super().__init__()
         self.head = head
         self.spare = spare
@@ -140,7 +140,7 @@ class Columns(nn.Module):
         return front, back
 
     def _ordered(self, front: Tensor, back: Tensor) -> Tensor:
-        first = back if self.spare else front.new_zeros(self.before, *front.shape[1:])
+        first = back if self.spare and self.before else front.new_zeros(self.before, *front.shape[1:])
         return torch.cat([first, front])
 
 
