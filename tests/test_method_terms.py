@@ -9,6 +9,7 @@ from torch import nn
 from kswapctl.methods import terms
 from kswapctl.methods.base import Context
 from kswapctl.methods.bi_level import Forget as BiLevel
+from kswapctl.methods.fpf import Learn as Fpf
 from kswapctl.methods.fpf import most_moved
 from kswapctl.methods.importance import absolute_gradients, log_loss, normalised, squared_gradients, squared_length
 from kswapctl.methods.margin_flatten import raised
@@ -17,7 +18,9 @@ from kswapctl.methods.salun import salience_masks
 from kswapctl.methods.scrub import Forget as Scrub
 from kswapctl.methods.ssd import dampening
 from kswapctl.methods.vae import FeatureAutoencoder
+from kswapctl.methods.weight_align import Learn as WeightAlign
 from kswapctl.methods.weight_align import alignment
+from kswapctl.models.heads import Columns, GrowingHead
 from kswapctl.models.lora import Layer
 from kswapctl.tasks import TASKS
 
@@ -115,6 +118,17 @@ def test_new_rows_get_the_old_rows_mean_length():
     assert alignment(old, new).item() == 2.0
 
 
+def test_new_rows_of_a_network_with_many_answers_are_aligned_too():
+    """Old rows (3, 4) and a new one of length 2 behind the columns that a task sees: factor 5 / 2."""
+    known = nn.Linear(2, 1)
+    known.weight.data = torch.tensor([[3.0, 4.0]])
+    head = GrowingHead(known, torch.tensor([[0.0, 2.0]]), torch.tensor([1.0]))
+    context = fake_context({})
+    context.classifier = Columns(head, 0, 1)
+    WeightAlign().finish(context, {})
+    assert (head.rows.tolist(), head.bias.tolist()) == ([[0.0, 5.0]], [2.5])
+
+
 def test_the_layers_that_moved_most_for_their_size_are_sensitive():
     """Moved 1 of 10 and 1 of 2: the second."""
     layers = {"large": layer([10.0, 0.0], [1.0, 0.0]), "small": layer([2.0, 0.0], [0.0, 1.0])}
@@ -127,8 +141,22 @@ def test_random_labels_are_of_classes_that_stay():
 
 
 def test_scrub_goes_away_and_back_and_then_only_back():
-    method = Scrub(steps=4, away_share=0.5)
-    assert [len(method.passes(step)) for step in range(1, 6)] == [2, 2, 1, 1, 2]
+    """A cycle of four steps, however many the method asked for: some tasks take more of them."""
+    method, context = Scrub(steps=2, away_share=0.5), fake_context({})
+    context.length = 4
+    passes = []
+    for context.step in range(1, 6):
+        passes.append(len(method.passes(context)))
+    assert passes == [2, 2, 1, 1, 2]
+
+
+def test_the_first_step_of_fpf_moves_every_layer():
+    """The look that chooses blocks takes that step's gradient: a repair would let it see a quarter of the layers."""
+    layers = {name: layer([1.0, 0.0], [0.0, 0.0]) for name in "abcd"}
+    context = fake_context(layers)
+    assert Fpf().passes(context) == [("learn",)]
+    Fpf().backward(context, {"learn": torch.stack([one.b.sum() for one in layers.values()]).sum()})
+    assert all(one.b.grad is not None for one in layers.values())
 
 
 def test_importance_is_the_mean_of_squares_not_the_square_of_the_mean():

@@ -1,8 +1,11 @@
 """Hyper-parameters as text: each can be set, and what cannot be is told."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from kswapctl.errors import UsageError
 from kswapctl.methods import METHODS, Method
@@ -29,6 +32,29 @@ def test_an_unknown_hyper_parameter_answers_with_the_nearest(method: type[Method
 def test_a_value_of_the_wrong_type_is_refused(method: type[Method], name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"{name}={text}"):
         method.configure("default", {name: text})
+
+
+@pytest.mark.parametrize("name", ["retrain", "ssd", "salun"])
+def test_a_method_that_edits_whole_weights_trains_no_adapter(name: str) -> None:
+    """Its adapter would be trained beside other weights than those it is added to."""
+    for method in METHODS[name]:
+        with pytest.raises(UsageError, match="no form 'adapter'"):
+            method.configure("default", {"form": "adapter"})
+
+
+@pytest.mark.parametrize("share", ["0", "-0.1", "1.5"])
+def test_some_weights_must_be_able_to_move(share: str) -> None:
+    with pytest.raises(UsageError, match="salient must be above 0"):
+        METHODS["salun"][0].configure("default", {"salient": share})
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_a_penalty_that_is_no_proximal_step_is_a_loss(method: type[Method]) -> None:
+    """Factors (3, 4) of one block: 0.5 times their norm 5; of whole weights there is no adapter to shorten."""
+    context = SimpleNamespace(groups={"block": [nn.Parameter(torch.tensor([3.0, 4.0]))]})
+    configured = method.configure("default", {"proximal": "false", "sparsity": "0.5"})
+    values = [term.item() for term in configured.penalty(context).values()]
+    assert values == ([] if configured.form == "whole" else [2.5])
 
 
 @pytest.mark.parametrize("method", EVERY)

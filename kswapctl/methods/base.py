@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl.errors import UsageError, nearest
+from kswapctl.methods.terms import group_sparsity
 from kswapctl.models.lora import Layer
 from kswapctl.spec import Kind, Role
 from kswapctl.tasks import Task
@@ -64,10 +65,17 @@ class Context:
     """Columns of the features by depth: those that the method watches, and the classifier's input."""
     gone: Tensor = field(default_factory=lambda: torch.empty(0))
     """(C,) rows of the classifier whose classes are forgotten; none while learning."""
-    step: int = 0
+    step: int = 1
     """The step being taken, from 1."""
+    length: int = 1
+    """Steps of one cycle."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What ``prepare`` keeps for ``loss``: teachers, importances, prototypes."""
+
+    @property
+    def gone_by(self) -> float:
+        """Share of the cycle's steps before this one, in [0, 1)."""
+        return (self.step - 1) % self.length / self.length
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Method:
 
     all_layers: ClassVar[bool] = False
     """Whether it changes every linear layer inside the chosen blocks, not only the feed-forward ones."""
+    forms: ClassVar[tuple[str, ...]] = ("adapter", "whole")
+    """What can be trained: see ``form``."""
 
     rank: int = 8
     """Rank of the adapters."""
@@ -119,7 +129,7 @@ class Method:
     sparsity: float = 0.0
     """Group-sparse penalty: the share of the largest block's gradient below which a block stays exactly as it is.
 
-    Where it is no proximal step: the weight of the sum over blocks of the norm of their adapter.
+    Where it is no proximal step: the weight of the sum over blocks of the norm of their adapter (Zhao et al. 2024).
     """
     proximal: bool = True
     """Apply the penalty as a proximal step, which makes unused blocks exactly zero; else as a loss term."""
@@ -133,8 +143,8 @@ class Method:
         for name in ("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.form not in {"adapter", "whole"}:
-            raise UsageError(f"no form {self.form!r}", "form is adapter or whole")
+        if self.form not in self.forms:
+            raise UsageError(f"no form {self.form!r} in this method", f"form is {' or '.join(self.forms)}")
 
     @classmethod
     def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:
@@ -173,13 +183,19 @@ class Method:
     def prepare(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Before the first step: teachers, importances, prototypes go to ``context.memory``."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
-        """The roles whose images are joined, for each pass of a step."""
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
+        """The roles whose images are joined, for each pass of the step that ``context`` tells."""
         return [("retain", self.kind)]
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
         raise NotImplementedError
+
+    def penalty(self, context: Context) -> dict[str, Tensor]:
+        """The group-sparse penalty where it is a term of the loss; nothing where it is a proximal step, or off."""
+        if self.proximal or not self.sparsity or self.form == "whole":
+            return {}
+        return {"sparsity": self.sparsity * group_sparsity(context.groups)}
 
     def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
         """Leave the gradients of a step in the parameters; a method may mask or project them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 from kswapctl.errors import UsageError
 from kswapctl.methods import Method, classes_of, known_names
@@ -31,7 +31,7 @@ def describe(name: str = "") -> list[dict[str, Any]]:
 
 def _one(name: str, method: type[Method]) -> dict[str, Any]:
     presets = {preset: method.configure(preset, {}) for preset in method.presets}
-    helps = field_help(method)
+    helps, hints = field_help(method), get_type_hints(method)
     return {
         "name": name,
         "kind": method.kind,
@@ -41,7 +41,7 @@ def _one(name: str, method: type[Method]) -> dict[str, Any]:
         "parameters": [
             {
                 "name": f.name,
-                "type": f.type,
+                "type": hints[f.name].__name__,
                 "help": helps.get(f.name, ""),
                 "values": {preset: getattr(m, f.name) for preset, m in presets.items()},
             }

@@ -27,7 +27,7 @@ class Learn(Method):
     cycles: int = 1
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """Only what is learned."""
         return [("learn",)]
 
@@ -43,7 +43,7 @@ class Forget(Method):
     kind = "forget"
     source = "Golatkar et al., Eternal Sunshine of the Spotless Net, CVPR 2020 (its fine-tuning baseline)"
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """Only what is retained."""
         return [("retain",)]
 

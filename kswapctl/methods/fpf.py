@@ -30,9 +30,9 @@ class Learn(Method):
     sensitive: float = 0.25
     """Share of the layers that are repaired afterwards, in (0, 1]."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """What is new alone, then both."""
-        return [("learn",)] if self._is_alone(step) else [("retain", "learn")]
+        return [("learn",)] if context.gone_by < self.alone else [("retain", "learn")]
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Cross-entropy of each role that is shown."""
@@ -41,7 +41,7 @@ class Learn(Method):
     def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
         """The gradients; in the second stage, those of the sensitive layers and of the classifier."""
         super().backward(context, losses)
-        if self._is_alone(context.step):
+        if context.gone_by < self.alone:
             context.memory.pop("sensitive", None)
             return
         sensitive = context.memory.setdefault("sensitive", most_moved(context.layers, self.sensitive))
@@ -49,9 +49,6 @@ class Learn(Method):
             for parameter in (layer.weight, layer.a, layer.b):
                 if name not in sensitive and parameter.requires_grad:
                     parameter.grad = None  # a zero would still move by AdamW's momentum
-
-    def _is_alone(self, step: int) -> bool:
-        return (step - 1) % self.steps < self.alone * self.steps
 
 
 @torch.no_grad()

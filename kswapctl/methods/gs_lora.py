@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kswapctl.methods.base import Context, Method, Seen
-from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill, group_sparsity
+from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill
 from kswapctl.spec import Role
 from kswapctl.tasks import Task
 
@@ -86,7 +86,7 @@ class Learn(Method):
         return self.handicap - task.rarity
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
-        """Retain and learn cross-entropy, distillation, and the penalty where it is a term."""
+        """Retain and learn cross-entropy, and distillation."""
         retain, learn = seen["retain"], seen["learn"]
         shift = torch.zeros_like(retain.outputs[0])
         shift[context.known :] = self.first_bias(context.task)
@@ -95,7 +95,7 @@ class Learn(Method):
             "retain": context.task.losses(retained, retain.targets).mean(),
             "learn": self.beta * context.task.losses(learn.outputs - shift, learn.targets).mean(),
             "distillation": self.distillation * distill(retained, retain.before, self.temperature),
-        } | _penalty(self, context)
+        }
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Forget(Method):
     """Weight of the distillation on forgotten images, over the classes that are not forgotten."""
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
-        """Retain cross-entropy and distillation, bounded forget loss, and the penalty where it is a term."""
+        """Retain cross-entropy and distillation, and bounded forget loss."""
         retain, forget = seen["retain"], seen["forget"]
         bound = self.bound * (context.chance if self.bound_unit == "ln K" else 1.0)
         if self.together:
@@ -168,10 +168,4 @@ class Forget(Method):
             "forget": self.beta * (bounded if self.per_sample else bounded_mean)(losses, bound),
             "distillation": self.distillation * held,
             "rest": self.rest * distill(forget.outputs[:, kept], forget.before[:, kept], 1.0),
-        } | _penalty(self, context)
-
-
-def _penalty(method: Method, context: Context) -> dict[str, Tensor]:
-    if method.proximal or not method.sparsity:
-        return {}
-    return {"sparsity": method.sparsity * group_sparsity(context.groups)}
+        }

@@ -7,7 +7,7 @@ Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018. Every way of lea
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kswapctl.methods.base import Method
+from kswapctl.methods.base import Context, Method
 from kswapctl.spec import Role
 
 
@@ -23,6 +23,6 @@ class Learn(Method):
     cycles: int = 1
     """One: nothing is trained."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """None."""
         return []

@@ -33,14 +33,13 @@ class Forget(Method):
     gamma: float = 2e-4
     """Weight of the L1 norm at the first step of a cycle."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """Only what is retained."""
         return [("retain",)]
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Cross-entropy and the fading penalty."""
-        fading = 1 - ((context.step - 1) % self.steps) / self.steps
         return {
             "retain": context.task.losses(seen["retain"].outputs, seen["retain"].targets).mean(),
-            "sparsity": self.gamma * fading * magnitude(context.layers),
+            "sparsity": self.gamma * (1 - context.gone_by) * magnitude(context.layers),
         }

@@ -25,8 +25,9 @@ class Retrained(Method):
 
     blocks: str = "all"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
+    forms: ClassVar = ("whole",)
     form: str = "whole"
-    """What is trained: adapter, or whole: the layers' weights, stored as the nearest adapter of this rank."""
+    """What is trained: whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 256
     """Rank of the adapters; nothing is lost where a layer's smaller side is no longer than this."""
     lr: float = 1e-3
@@ -64,6 +65,6 @@ class Forget(Retrained):
 
     kind = "forget"
 
-    def passes(self, step: int) -> list[tuple[Role, ...]]:
+    def passes(self, context: Context) -> list[tuple[Role, ...]]:
         """Only what is retained."""
         return [("retain",)]

@@ -7,11 +7,12 @@ the change is stored as the nearest adapter.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from kswapctl.errors import UsageError
 from kswapctl.methods.base import Context
 from kswapctl.methods.plain import Plain
 from kswapctl.spec import Role
@@ -24,6 +25,7 @@ class Forget(Plain):
     kind = "forget"
     source = "Fan et al., SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency, ICLR 2024"
 
+    forms: ClassVar = ("whole",)
     form: str = "whole"
     """What is trained: whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 64
@@ -32,6 +34,12 @@ class Forget(Plain):
     """Highest learning rate of AdamW for the layers' weights."""
     salient: float = 0.5
     """Share of the weights that may move, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Some weights must be able to move."""
+        super().__post_init__()
+        if not 0 < self.salient <= 1:
+            raise UsageError(f"salient must be above 0 and at most 1, not {self.salient:g}")
 
     def prepare(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Find the salient weights: the largest gradients of the forget loss, over all layers together."""

@@ -32,10 +32,9 @@ class Forget(Method):
     gamma: float = 1.0
     """Weight of the cross-entropy on retained images."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """Away and back, then only back."""
-        away = (step - 1) % self.steps < self.away_share * self.steps
-        return [("forget",), ("retain",)] if away else [("retain",)]
+        return [("forget",), ("retain",)] if context.gone_by < self.away_share else [("retain",)]
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """The divergence, negated on what is forgotten."""

@@ -8,7 +8,7 @@ nearest adapter.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Forget(Method):
 
     blocks: str = "all"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
+    forms: ClassVar = ("whole",)
     form: str = "whole"
     """What is changed: whole: the layers' weights, stored as the nearest adapter of this rank."""
     rank: int = 256
@@ -42,7 +43,7 @@ class Forget(Method):
     importance_images: int = 200
     """Most images of each role from which the importance is taken."""
 
-    def passes(self, step: int) -> Sequence[tuple[Role, ...]]:
+    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """None."""
         return []
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from kswapctl.methods.base import Context, Seen
 from kswapctl.methods.plain import Plain
 from kswapctl.methods.terms import distill
-from kswapctl.models.heads import GrowingHead
+from kswapctl.models.heads import Columns, GrowingHead
 from kswapctl.spec import Role
 
 
@@ -39,10 +39,11 @@ class Learn(Plain):
     @torch.no_grad()
     def finish(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Align the rows; nothing to do where no row was added."""
-        if isinstance(context.classifier, GrowingHead):
-            factor = alignment(context.classifier.known.weight, context.classifier.rows)
-            context.classifier.rows.mul_(factor)
-            context.classifier.bias.mul_(factor)
+        head = context.classifier.head if isinstance(context.classifier, Columns) else context.classifier
+        if isinstance(head, GrowingHead):
+            factor = alignment(head.known.weight.flatten(1), head.rows)
+            head.rows.mul_(factor)
+            head.bias.mul_(factor)
 
 
 def alignment(old: Tensor, new: Tensor) -> Tensor:

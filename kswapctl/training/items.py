@@ -48,7 +48,7 @@ def item_pools(pools: Mapping[Role, Pool], rows: Tensor) -> dict[Role, ItemPool]
 def item_forward(forward: Forward, pools: Mapping[Role, Pool], task: Task) -> Forward:
     """``forward`` for the activations of item pools: images, or references where an image has several items."""
     listed = list(pools.values())
-    if all(pool.before.targets.shape[1] == 1 for pool in listed):
+    if all(pool.truth.dim() == 1 for pool in listed):  # an image is the item
         return forward
 
     def run(references: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ def _item_pool(pool: Pool, index: int, role: Role, rows: Tensor) -> ItemPool:
     views, count = pool.activations.shape[:2]
     targets = pool.before.targets.unflatten(0, (views, count))  # (V, N, S)
     features, outputs = (t.unflatten(0, (views, count)) for t in (pool.before.features, pool.before.outputs))
-    if targets.shape[2] == 1:
+    if pool.truth.dim() == 1:
         return ItemPool(
             pool.activations, targets[0, :, 0], features[:, :, 0], outputs[:, :, 0], pool.order, pool.prepare
         )

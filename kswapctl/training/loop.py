@@ -65,7 +65,7 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
-    length = method.steps_of(len(pools["retain"]), context.task)
+    context.length = length = method.steps_of(len(pools["retain"]), context.task)
     step, lost, losses = 0, 0.0, dict[str, Tensor]()
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     for step in range(1, method.cycles * length + 1):
@@ -74,7 +74,7 @@ def train(
         factor = cosine(within - 1, length)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        for roles in method.passes(step):
+        for roles in method.passes(context):
             optimiser.zero_grad(set_to_none=True)
             with perturbed(trained, method.noise):
                 losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
@@ -184,7 +184,8 @@ def batch_losses(
     seen = {r: s for r, s in sort_items(now, before, context.rows, method.kind).items() if r in pools}
     if not all(len(s.targets) for s in seen.values()):
         return {}
-    return dict(method.loss(context, seen)) | {f"aside {i}": a for i, a in enumerate(aside) if a is not None}
+    others = {f"aside {i}": a for i, a in enumerate(aside) if a is not None} | method.penalty(context)
+    return dict(method.loss(context, seen)) | others
 
 
 def _rows(pools: Pools, picks: Picks, mine: slice) -> Tensor:

@@ -25,7 +25,7 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
     method.prepare(context, item_pools(pools, context.rows))
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     norms = dict.fromkeys(subject.groups, 0.0)
-    for roles in method.passes(1):
+    for roles in method.passes(context):
         losses = batch_losses(subject, method, context, {r: pools[r] for r in roles}, draws, plan)
         if losses:
             method.backward(context, losses)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kswapctl.errors import DivergedError
 from kswapctl.models.blocks import Block
 from kswapctl.models.cut import cut
 from kswapctl.models.depths import pooled
@@ -190,6 +191,9 @@ class Subject:
         """Bring whole weights to what the adapters can store; returns the share of the change's norm that is lost."""
         if not self.shape.whole:
             return 0.0
+        for path, layer in self.layers.items():
+            if not torch.isfinite(layer.weight).all():
+                raise DivergedError(f"{path} became infinite or NaN; nothing was registered", "try a smaller lr")
         lost, size = (sum(norms) for norms in zip(*(layer.settle() for layer in self.layers.values()), strict=True))
         return (lost / size) ** 0.5 if size else 0.0
 
