@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from kswapctl.audit import deployment, recovery
-from kswapctl.audit.accuracy import share_of
-from kswapctl.audit.cases import Case, Head, balanced, make_case, mask_head
+from kswapctl.audit.accuracy import Accuracies, share_of
+from kswapctl.audit.cases import Case, Head, View, balanced, make_case, mask_head
 from kswapctl.audit.evidence import DEPTHS, Observed, observe
+from kswapctl.audit.measures import forgotten_accuracy
 from kswapctl.audit.membership import measure_membership
-from kswapctl.audit.probe import attack_by_probe
+from kswapctl.audit.probe import attack_by_probe, choose_strength
 from kswapctl.audit.protocol import Extra, Models, Plan, conduct
 from kswapctl.audit.prototypes import attack_by_prototypes
 from kswapctl.audit.recovery import Scores, recover
@@ -128,6 +129,38 @@ def test_a_mask_never_names_a_target_and_keeps_the_rest() -> None:
     same = MASKED.retain_test.logits.argmax(1) == ORIGINAL.retain_test.logits.argmax(1)
     assert same.mean() > 0.99
     assert MASKED.target_test.depths is ORIGINAL.target_test.depths
+
+
+def test_a_class_beyond_the_limit_fails_beside_one_of_few_images() -> None:
+    """Limit 7.3 %: 9 % of 1000 images is beyond it, 0 of 30 could be up to 11.4 %."""
+    by_class = {0: share_of(0, 30), 1: share_of(90, 1000)}
+    found = Accuracies(share_of(90, 1030), share_of(9, 9), by_class, 0.9)
+    measure = forgotten_accuracy(found, None, 43, {0: "small", 1: "large"}, AUDIT_V1)
+    assert (measure.level, "worst class large" in measure.note) == ("fail", True)
+    small = Accuracies(found.forgotten, found.retained, {0: by_class[0]}, 0.9)
+    assert forgotten_accuracy(small, None, 43, {0: "small"}, AUDIT_V1).level == "warn"
+
+
+def test_prototypes_recover_the_same_where_a_retained_class_has_no_images() -> None:
+    train = ORIGINAL.retain_train
+    without = dataclasses.replace(ORIGINAL, retain_train=train.take(np.flatnonzero(train.labels != 0)))
+    found = attack_by_prototypes(without, 0).scores[5].mean
+    assert found == pytest.approx(attack_by_prototypes(ORIGINAL, 0).scores[5].mean, abs=0.02)
+
+
+def test_one_image_of_each_class_is_measured_as_far_as_it_goes() -> None:
+    one = dataclasses.replace(
+        ORIGINAL,
+        retain_train=first_of_each(ORIGINAL.retain_train),
+        target_train=first_of_each(ORIGINAL.target_train).take(np.array([0])),
+        target_test=first_of_each(ORIGINAL.target_test).take(np.array([0])),
+    )
+    assert measure_membership(one, 0).accuracy is None
+    assert choose_strength(one, "last", 0) == 0.1
+
+
+def first_of_each(view: View) -> View:
+    return view.take(np.unique(view.labels, return_index=True)[1])
 
 
 def test_few_images_and_a_pass_are_inconclusive() -> None:

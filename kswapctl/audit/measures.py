@@ -19,9 +19,9 @@ INFORMATIVE = 0.02
 def forgotten_accuracy(
     audited: Accuracies, reference: float | None, classes: int, names: Mapping[int, str], limits: AuditV1
 ) -> Measure:
-    """M1 on the forgotten classes; the worst class's interval decides."""
+    """M1 on the forgotten classes; the worst class decides: one beyond the limit, else one that might be."""
     limit = max(1 / classes + limits.above_chance, (reference or 0.0) + limits.above_reference)
-    worst = max(audited.by_class, key=lambda c: audited.by_class[c].high)
+    worst = max(audited.by_class, key=lambda c: (audited.by_class[c].value > limit, audited.by_class[c].high))
     share = audited.by_class[worst]
     level: Level = "pass" if share.high <= limit else "fail" if share.value > limit else "warn"
     whole = audited.forgotten

@@ -35,8 +35,8 @@ class Membership:
     low: float
     high: float
     """95% bootstrap interval over images."""
-    accuracy: float
-    """Of the starting kit's attack."""
+    accuracy: float | None
+    """Of the starting kit's attack; None with one image of each: it cannot be both fitted and tested."""
     rate: float | None
     """True positives at 1% false positives; None with under 500 of each."""
 
@@ -46,9 +46,6 @@ def measure_membership(case: Case, seed: int) -> Membership:
     members, others = _matched(case, seed)
     scores = np.concatenate([signals(members), signals(others)])
     truth = np.concatenate([np.ones(len(members.labels)), np.zeros(len(others.labels))]).astype(np.int64)
-    folds = StratifiedKFold(min(FOLDS, int(truth.sum())), shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    accuracy = float(cross_val_score(model, scores, truth, cv=folds).mean())
     confidence = scores[
         :, 0
     ]  # not the fitted scores of held-out folds: where nothing is to be found those fall below 0.5
@@ -57,7 +54,18 @@ def measure_membership(case: Case, seed: int) -> Membership:
     if truth.sum() >= ENOUGH:
         false, true, _ = roc_curve(truth, confidence)
         rate = float(np.interp(0.01, false, true))
-    return Membership(int(truth.sum()), float(roc_auc_score(truth, confidence)), low, high, accuracy, rate)
+    auc = float(roc_auc_score(truth, confidence))
+    return Membership(int(truth.sum()), auc, low, high, _fitted(scores, truth, seed), rate)
+
+
+def _fitted(scores: Floats, truth: Integers, seed: int) -> float | None:
+    """Accuracy of a logistic regression on held-out folds."""
+    folds = min(FOLDS, int(truth.sum()))
+    if folds < 2:
+        return None
+    cut = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    return float(cross_val_score(model, scores, truth, cv=cut).mean())
 
 
 def signals(view: View) -> Floats:

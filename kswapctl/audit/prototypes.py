@@ -58,12 +58,17 @@ def _prototypes(case: Case, shots: int, generator: np.random.Generator) -> Float
 
 
 def _nearest(case: Case, prototypes: Floats) -> Floats:
-    """(N,) whether the nearest of all class means, by cosine from the retained mean, is the image's own."""
+    """(N,) whether the nearest mean, by cosine from the retained mean, is the image's own.
+
+    Of the retained classes those have a mean that have images.
+    """
     train = case.retain_train
     centre = train.features.mean(0)
-    known = [train.features[train.labels == c].mean(0) for c in range(case.retained)]
+    shown = np.unique(train.labels)
+    known = [train.features[train.labels == c].mean(0) for c in shown]
     means = _unit(np.concatenate([np.stack(known), prototypes]) - centre)
-    named = (_unit(case.target_test.features - centre) @ means.T).argmax(1)
+    nearest = (_unit(case.target_test.features - centre) @ means.T).argmax(1)
+    named = np.array([*shown, *case.target_labels])[nearest]
     return np.asarray(named == case.target_test.labels, dtype=np.float64)
 
 

@@ -88,7 +88,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
             f"{version.model} is a model for {composed.spec.task}: the attacks of an audit need one label an image",
             "kswapctl eval says what forgotten objects and pixels are taken for",
         )
-    targets = request.classes or composed.knowledge.sets()["forgotten"]
+    targets = tuple(dict.fromkeys(request.classes or composed.knowledge.sets()["forgotten"]))
     if not targets:
         raise UsageError(f"{version.ref} has forgotten nothing", "name what should be gone: --classes A,B")
     for name in targets:
@@ -111,7 +111,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         original=_known(original),
         reference=reference,
         kind=kind,
-        targets=tuple(targets),
+        targets=targets,
         retained=retained,
         blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
         seen=_seen(operation, original) if operation else (),
@@ -229,7 +229,8 @@ def _open_seen(names: Collection[str], sources: Sequence[Source]) -> list[Source
 def _controls(subject: Subject, sources: Sequence[Source], request: Request) -> tuple[list[Source], tuple[str, ...]]:
     known = {*subject.audited.rows, *subject.original.rows}
     found = [open_source(request.control)] if request.control else list(sources)
-    classes = tuple(sorted({c for s in found for c in s.classes} - known))
+    trained, tested = ({s.label for o in found for s in part(o, o.classes)} for part in (training_part, test_part))
+    classes = tuple(sorted((trained & tested) - known))
     if request.control and len(classes) < FEWEST_CONTROLS:
         raise DataError(
             f"{request.control} has {len(classes)} classes that the model never knew",
