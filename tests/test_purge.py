@@ -69,9 +69,9 @@ def test_the_residue_of_the_replacement_says_purged(merged_home: Path, tmp_path:
     with Registry.open(Path(shutil.copytree(merged_home, tmp_path / "registry"))) as registry:
         knew = knew_before_merging(registry, registry.resolve("clean"), ("three",))
         assert knew == "digits@1"
-        assert find_remains(registry, knew).level == "SUPPRESSED"
+        assert find_remains(registry, knew, ("three",)).level == "SUPPRESSED"
         purge.purge(registry, "digits", confirm="digits")
-        assert find_remains(registry, knew).level == "PURGED"
+        assert find_remains(registry, knew, ("three",)).level == "PURGED"
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,16 @@ def test_what_was_written_before_is_named(merged: Run, tmp_path: Path) -> None:
     assert merged("merge", "digits@1", "-o", tmp_path / "knows.safetensors").code == 0
     assert merged("bundle", "digits", "-o", tmp_path / "all.kswap").code == 0
     assert merged("purge", "digits", "--json").json["elsewhere"] == ["merge of digits@1", "bundle of digits@2"]
+
+
+def test_a_base_that_went_along_and_what_another_branch_knew_are_named(merged: Run, digits: Path, tmp_path: Path) -> None:
+    assert merged("bundle", "digits", "--with-base", "-o", tmp_path / "all.kswap").code == 0
+    assert merged("branch", "digits@1", "old").code == 0
+    line = ("learn", "digits@old", "--data", digits, "--classes", "eight", "--again", "--preset", "fewest", "-q")
+    ran = merged(*line)
+    assert ran.code == 0, ran.err
+    assert merged("merge", "digits@3", "-o", tmp_path / "knows.safetensors").code == 0
+    assert merged("branch", "digits", "old", "--to", "2").code == 0
+    assert merged("purge", "digits", "--json").json["elsewhere"] == ["bundle of digits@2", "merge of digits@3"]
+    told = merged("audit", "digits@2", "--tier", "quick", "--json").json["residue"]["shipped"]
+    assert told == ["bundle of digits@2", "merge of digits@3"]

@@ -73,7 +73,7 @@ def audit_version(registry: Registry, version: Version, request: Request, comman
     fewest = min(sum(s.label == c for s in images["forget test"].samples) for c in subject.targets)
     verdict = judge(found, fewest, AUDIT_V1)
     knew = knew_before_merging(registry, version, subject.targets) or subject.original.name
-    remains = find_remains(registry, knew)
+    remains = find_remains(registry, knew, subject.targets)
     commitments = {
         part: {"images": len(i), "commitment": registry.commitment(i.fingerprint().encode())}
         for part, i in images.items()

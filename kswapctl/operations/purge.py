@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kswap_registry import Registry, purge
 
 from kswapctl.errors import UsageError
-from kswapctl.operations.residue import shipped_from
+from kswapctl.operations.residue import knowing, shipped_from
 from kswapctl.operations.versions import knowledge_of
 
 
@@ -35,7 +35,7 @@ def plan_purge(registry: Registry, name: str) -> Purging:
                 f"move it to a version that has: kswapctl branch {name} BRANCH --to V",
             )
         forgotten |= dict.fromkeys(gone)
-    knew = {v.number for v in registry.versions(name) if _knows(knowledge_of(model, v).known, forgotten)}
+    knew = {v.number for v in knowing(registry, name, forgotten)}
     return Purging(purge.plan(registry, name), tuple(forgotten), shipped_from(registry, name, knew))
 
 
@@ -44,7 +44,3 @@ def purge_model(registry: Registry, name: str, confirm: str, command: str) -> Pu
     planned = plan_purge(registry, name)
     done = purge.purge(registry, name, confirm=confirm, command=command)
     return Purging(done, planned.forgotten, planned.elsewhere)
-
-
-def _knows(known: tuple[str, ...], classes: dict[str, None]) -> bool:
-    return not set(classes).isdisjoint(known)

@@ -47,7 +47,7 @@ def write_record(
     *earlier, event = _audits(registry, version)
     subjects = {f"weights of {version.ref}": version.weights}
     subjects |= {f"adapter of {v.ref}": v.adapter for v in registry.stack(version)}
-    remains = find_remains(registry, event.payload["original"])
+    remains = find_remains(registry, event.payload["original"], event.payload["classes"])
     predicate = {
         "request": request,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,8 +77,9 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
         raise IntegrityError(f"{file.name} is no record ({error})") from error
     if not isinstance(envelope, Mapping):
         raise IntegrityError(f"{file.name} is no record")
-    predicate = unseal(envelope, public_key)["predicate"]
+    statement = unseal(envelope, public_key)
     try:
+        predicate = statement["predicate"]
         audit = predicate["audit"]
         follows = _judged(audit)
         found = Checked(
@@ -90,8 +91,10 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
             public_key is not None,
             registry is not None,
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise IntegrityError(f"{file.name} lacks {error}") from error
+    except (TypeError, AttributeError, IndexError, ValueError) as error:
+        raise IntegrityError(f"{file.name} is not as kswapctl writes a record ({error})", "it was edited") from error
     if follows != audit["verdict"]:
         raise IntegrityError(f"the record says {audit['verdict']}, but its measures say {follows}", "it was edited")
     if registry is not None:

@@ -28,12 +28,18 @@ class Remains:
     """Files written from versions that know the classes; whoever has them has the classes."""
 
 
-def find_remains(registry: Registry, original: str) -> Remains:
-    """What is stored of ``original`` (the version that knew the classes) and of all that it stands on."""
+def find_remains(registry: Registry, original: str, classes: Collection[str]) -> Remains:
+    """What is stored of ``original``, which knew ``classes``, of all that it stands on, and of what else knows one."""
     knew = registry.resolve(original)
-    holders = [registry.resolve(f"{knew.model}@base"), *registry.stack(knew)]
-    held = tuple(f"{v.ref}: {name}" for v in holders for name, digest in v.files.items() if _stored(registry, digest))
-    shipped = shipped_from(registry, knew.model, {v.number for v in holders})
+    stack = [registry.resolve(f"{knew.model}@base"), *registry.stack(knew)]
+    holders = {v.number: v for v in (*stack, *knowing(registry, knew.model, classes))}
+    held = tuple(
+        f"{version.ref}: {name}"
+        for _, version in sorted(holders.items())
+        for name, digest in version.files.items()
+        if _stored(registry, digest)
+    )
+    shipped = shipped_from(registry, knew.model, holders)
     return Remains("SUPPRESSED" if held else "MERGED" if shipped else "PURGED", held, shipped)
 
 
@@ -50,14 +56,24 @@ def knew_before_merging(registry: Registry, version: Version, classes: Collectio
     return ""
 
 
+def knowing(registry: Registry, name: str, classes: Collection[str]) -> list[Version]:
+    """The versions of a model, on any branch, that know one of ``classes``."""
+    model = registry.model(name)
+    return [v for v in registry.versions(name) if not set(classes).isdisjoint(knowledge_of(model, v).known)]
+
+
 def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> tuple[str, ...]:
-    """What the history tells was written of these versions of ``model``; a bundle or push brings its whole stack."""
+    """What the history tells was written of these versions of ``model``.
+
+    A bundle or push brings its whole stack, and the base with it where it says so.
+    """
     found = []
     for event in registry.events(model):
         if event.action not in SHIPPED:
             continue
         stack = registry.stack(registry.resolve(f"{model}@{event.number or 'base'}"))
         brought = {v.number for v in stack} if event.action in {"bundle", "push"} else {event.number or 0}
+        brought |= {0} if event.payload.get("base") else set()
         if brought & set(numbers):
             found.append(f"{event.action} of {model}@{event.number or 'base'}")
     return tuple(found)
