@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ def register(
 ) -> Model:
     """Register a loaded checkpoint as ``name``."""
     spec = describe(checkpoint, data)
-    with tempfile.TemporaryDirectory(dir=registry.folder / "tmp") as folder:
-        file = Path(folder) / BASE_FILE
+    with registry.scratch() as folder:
+        file = folder / BASE_FILE
         write(checkpoint.weights, file, checkpoint.spec.to_json())
         return registry.add_model(
             name,

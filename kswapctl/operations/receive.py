@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,8 @@ def receive(registry: Registry, delivery: Delivery, command: str, progress: Prog
     manifest = delivery.manifest
     target = _find_target(registry, manifest, delivery.name)
     registry.require_space(2 * sum(listed.size for listed in manifest.members().values()))
-    with tempfile.TemporaryDirectory(dir=registry.folder / "tmp") as scratch:
-        files = _fetch(delivery, Path(scratch), progress)
+    with registry.scratch() as scratch:
+        files = _fetch(delivery, scratch, progress)
         point("import.after_fetch")
         _check_adapters(manifest, files, _base_path(registry, manifest, target, files))
         base = _check_base(registry, manifest, target, files)

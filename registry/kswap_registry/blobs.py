@@ -39,8 +39,8 @@ class BlobStore:
 
     def path(self, digest: str) -> Path:
         """Where a blob of this digest lies, or would lie."""
-        if not _DIGEST.fullmatch(digest):
-            raise Damaged(f"{digest[:80]!r} is not the digest of a blob")
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):  # a damaged row may hold anything
+            raise Damaged(f"{str(digest)[:80]!r} is not the digest of a blob")
         return self.folder / digest[:2] / digest
 
     def add_all(self, files: Mapping[str, Path]) -> dict[str, Blob]:

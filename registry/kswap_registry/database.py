@@ -47,6 +47,8 @@ class Database:
             self._connection = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
+            if read_only:
+                self._undo_what_was_cut_short()
             for setting in _SETTINGS:
                 self.execute(setting)
         except RegistryError:
@@ -112,6 +114,19 @@ class Database:
             finally:
                 target.close()
 
+    def _undo_what_was_cut_short(self) -> None:
+        """Roll back the change of a writer that was killed: a connection that only reads may not, and would fail."""
+        try:
+            self._connection.execute(_LOOK).fetchone()
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode not in _CUT_SHORT:
+                raise translate(error, self.path) from error
+            writer = Database(self.path)
+            try:
+                writer.value(_LOOK)
+            finally:
+                writer.close()
+
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
         self.execute(begin)
@@ -132,6 +147,8 @@ class Database:
             raise translate(error, self.path) from error
 
 
+_LOOK = "SELECT count(*) FROM sqlite_schema"
+_CUT_SHORT = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 _FULL = {sqlite3.SQLITE_FULL}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
@@ -139,7 +156,13 @@ _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sql
 
 def translate(error: Exception, path: Path) -> RegistryError:
     """What SQLite said about ``path``, as one of our errors."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the low byte is the primary code
+    whole = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = whole & 0xFF  # the low byte is the primary code
+    if whole in _CUT_SHORT:
+        return ReadOnly(
+            f"{path} holds a change that was cut short, and cannot be written to take it back",
+            "run the command once as someone who may write there",
+        )
     if code in _FULL:
         return StorageFull(f"no space for {path}: {error}", "free about a megabyte and run the command again")
     if code in _BUSY:

@@ -90,7 +90,8 @@ def _tell(registry: Registry, moves: list[Moved], command: str) -> None:
 
 def _guarded(registry: Registry, invariant: str, look: Callable[[Registry], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from look(registry)
+        with reading.sound("a row"):
+            yield from look(registry)
     except RegistryError as error:  # the check itself ran into the damage
         yield Finding(invariant, layout.DATABASE, error.message)
 

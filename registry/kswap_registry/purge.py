@@ -32,8 +32,8 @@ class Purge:
     model: str
     blobs: list[Blob]
     """The files of all its versions that are still here."""
-    copies: list[Path]
-    """Copies of them in quarantine."""
+    copies: dict[Path, Blob]
+    """Copies of such files in quarantine, also of those that are nowhere else."""
     remains: list[Remain]
     """Files that belong to nothing: what they hold is not known, so they go as well."""
     replaced: dict[str, str]
@@ -59,7 +59,7 @@ def plan(registry: Registry, name: str) -> Purge:
     kept = {found["digest"]: needed[found["digest"]] for found in rows if found["digest"] in needed}
     here = [blob for blob in every if _is_here(registry, blob.digest)]
     quarantine = registry.folder / layout.QUARANTINE
-    copies = [path for blob in every for path in sorted(quarantine.glob(f"*/*-{blob.digest}"))]
+    copies = {path: blob for blob in every for path in sorted(quarantine.glob(f"*/*-{blob.digest}"))}
     return Purge(name, here, copies, remains(registry), replaced, kept)
 
 
@@ -69,10 +69,11 @@ def purge(registry: Registry, name: str, *, confirm: str, command: str = "purge"
         raise NotConfirmed(name, confirm)
     with registry.exclusive(command), storage_errors(registry.folder):
         found = plan(registry, name)
-        untold = [blob for blob in found.blobs if blob.digest not in tombstones(registry.database)]
+        gone = tombstones(registry.database)
+        untold = [b for b in dict.fromkeys((*found.blobs, *found.copies.values())) if b.digest not in gone]
         if untold:
             _tell(registry, found, untold, command)
-        for path in [registry.store.path(blob.digest) for blob in found.blobs] + found.copies:
+        for path in [*(registry.store.path(blob.digest) for blob in found.blobs), *found.copies]:
             path.unlink(missing_ok=True)
             sync_folder(path.parent)
             point("purge.after_one")

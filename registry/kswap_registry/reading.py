@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from . import refs
@@ -41,7 +42,10 @@ def resolve(database: Database, name: str) -> Version:
 
 def version(database: Database, model_id: int, number: int) -> Version:
     """One version by its number."""
-    return _versions(database, f"{_VERSION} WHERE versions.model = ? AND number = ?", model_id, number)[0]
+    found = _versions(database, f"{_VERSION} WHERE versions.model = ? AND number = ?", model_id, number)
+    if not found:
+        raise Damaged(f"the row of version {number} is gone")
+    return found[0]
 
 
 def versions(database: Database, name: str, limit: int | None) -> list[Version]:
@@ -99,20 +103,30 @@ def version_digest(name: str, fields: Mapping[str, Any], files: Mapping[str, str
     return record_digest({**place, **columns, "files": dict(files), "metrics": dict(metrics)})
 
 
+@contextmanager
+def sound(what: str) -> Iterator[None]:
+    """What rows make of the code that reads them, where they hold other things than were written, is damage."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise Damaged(f"{what} is damaged: {error}") from error
+
+
 def _model(database: Database, row: Row) -> Model:
-    _vouch(row["name"], row["digest"], lambda: model_digest(dict(row)))
-    base = version(database, row["id"], 0)
-    return Model(
-        name=row["name"],
-        task=row["task"],
-        source=row["source"],
-        spec=json.loads(row["spec"]),
-        classes=json.loads(row["classes"]),
-        fingerprint=base.fingerprint,
-        files=base.files,
-        head=refs.head(database, row["id"]),
-        created=row["created"],
-    )
+    with sound(f"the record of a model in {database.path}"):
+        _vouch(row["name"], row["digest"], lambda: model_digest(dict(row)))
+        base = version(database, row["id"], 0)
+        return Model(
+            name=row["name"],
+            task=row["task"],
+            source=row["source"],
+            spec=json.loads(row["spec"]),
+            classes=json.loads(row["classes"]),
+            fingerprint=base.fingerprint,
+            files=base.files,
+            head=refs.head(database, row["id"]),
+            created=row["created"],
+        )
 
 
 def _versions(database: Database, query: str, *values: Any) -> list[Version]:
@@ -124,7 +138,10 @@ def _versions(database: Database, query: str, *values: Any) -> list[Version]:
         sizes[row["version"]] += row["size"]
     metrics = _grouped(database.rows(_METRICS, chosen))
     labels = _grouped(database.rows(_TAGS, chosen))
-    return [_version(row, files[row["id"]], metrics[row["id"]], labels[row["id"]], sizes[row["id"]]) for row in rows]
+    with sound(f"the record of a version in {database.path}"):
+        return [
+            _version(row, files[row["id"]], metrics[row["id"]], labels[row["id"]], sizes[row["id"]]) for row in rows
+        ]
 
 
 def _grouped(rows: Iterable[Row]) -> defaultdict[int, dict[str, Any]]:
@@ -160,12 +177,9 @@ def _version(
 
 
 def _attempt(row: Row) -> Attempt:
-    values = dict(row)
-    try:
-        values |= {"spec": json.loads(row["spec"]), "environment": json.loads(row["environment"])}
-    except ValueError as error:
-        raise Damaged(f"operation {row['id']} is damaged: {error}") from error
-    return Attempt(**values)
+    with sound(f"operation {row['id']}"):
+        read = {"spec": json.loads(row["spec"]), "environment": json.loads(row["environment"])}
+    return Attempt(**(dict(row) | read))
 
 
 def _vouch(what: str, recorded: str, compute: Callable[[], str]) -> None:

@@ -48,7 +48,8 @@ def _dangling(registry: Registry) -> Iterator[Remain]:
 
 
 def _scratch(registry: Registry) -> Iterator[Remain]:
-    present = sorted((registry.folder / layout.TEMPORARY).iterdir())
+    folder = registry.folder / layout.TEMPORARY
+    present = sorted(folder.iterdir()) if folder.is_dir() else []  # copying tools drop empty folders
     running = registry.database.rows("SELECT folder, owner FROM operations WHERE state = 'running'")
     used = {row["folder"] for row in running if identity.lives(row["owner"])}
     for path in present:

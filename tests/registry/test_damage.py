@@ -25,6 +25,7 @@ from kswap_registry import (
     database,
     doctor,
     durable,
+    reading,
     schema,
 )
 
@@ -145,8 +146,7 @@ def test_a_flipped_byte_gives_a_right_answer_or_a_clear_one(file: Path, tmp_path
         shutil.rmtree(folder)
 
 
-def test_a_killed_writers_journal_is_rolled_back(file: Path) -> None:
-    before = _read_everything(file.parent)
+def _leave_a_hot_journal(file: Path) -> None:
     child = os.fork()
     if child == 0:
         registry = Registry.open(file.parent)
@@ -157,8 +157,45 @@ def test_a_killed_writers_journal_is_rolled_back(file: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert (file.parent / "registry.db-journal").stat().st_size > 0
+
+
+def test_a_killed_writers_journal_is_rolled_back(file: Path) -> None:
+    before = _read_everything(file.parent)
+    _leave_a_hot_journal(file)
     assert _read_everything(file.parent) == before
     assert _findings(file.parent) == []
+
+
+def test_a_killed_writers_journal_is_rolled_back_for_who_only_reads(file: Path) -> None:
+    _leave_a_hot_journal(file)
+    with Registry.open(file.parent, read_only=True) as registry:
+        assert registry.tags("faces") == {}
+
+
+def test_a_journal_that_cannot_be_rolled_back_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _leave_a_hot_journal(file)
+    monkeypatch.setattr(database.Database, "_undo_what_was_cut_short", lambda self: None)
+    with pytest.raises(ReadOnly, match="a change that was cut short"):
+        Registry.open(file.parent, read_only=True)
+
+
+def test_a_row_that_is_gone_is_damage(file: Path) -> None:
+    with Registry.open(file.parent) as registry, pytest.raises(Damaged, match="version 7 is gone"):
+        reading.version(registry.database, 1, 7)
+
+
+@pytest.mark.parametrize("digest", [None, 7, b"ab", "ab"])
+def test_what_is_no_digest_is_damage(faces: Registry, digest: object) -> None:
+    with pytest.raises(Damaged, match="is not the digest of a blob"):
+        faces.store.path(digest)  # type: ignore[arg-type]
+
+
+def test_folders_that_a_copying_tool_dropped_are_made_again(faces: Registry) -> None:
+    (faces.folder / "tmp").rmdir()
+    assert doctor.check(faces) == []
+    with faces.scratch() as folder:
+        (folder / "file").touch()
+    assert list((faces.folder / "tmp").iterdir()) == []
 
 
 def test_blobs_without_a_database_are_not_given_an_empty_one(file: Path) -> None:

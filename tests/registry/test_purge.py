@@ -167,3 +167,17 @@ def test_a_history_that_cannot_be_read_vouches_for_no_purge(tmp_path: Path) -> N
         registry.database.execute("UPDATE history SET payload = '{' WHERE seq = 1")
         with pytest.raises(Damaged, match="history entry 1"):
             registry.blob(digest)
+
+
+def test_what_lies_in_quarantine_alone_is_told_before_it_goes(tmp_path: Path) -> None:
+    with forgotten(tmp_path) as registry:
+        (blob, *_) = purge.plan(registry, "faces").blobs
+        path = registry.store.path(blob.digest)
+        path.chmod(0o644)
+        path.write_text("damaged")
+        doctor.fix(registry, deep=True)
+        assert list((registry.folder / "quarantine").rglob(f"*-{blob.digest}"))
+        purge.purge(registry, "faces", confirm="faces")
+        assert blob.digest in tombstones.tombstones(registry.database)
+        assert not list((registry.folder / "quarantine").rglob(f"*-{blob.digest}"))
+        assert serious(registry) == []
