@@ -343,15 +343,18 @@ def test_a_zip_with_tricks_is_refused(empty, tmp_path, invoke, state, trick):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "evil.kswap"]
 
 
-@pytest.mark.parametrize("kind", ["encrypted", "lying directory"])
+@pytest.mark.parametrize("kind", ["encrypted", "lying directory", "sizes beyond any file"])
 def test_a_directory_that_says_otherwise_is_refused(shared, fresh, tmp_path, invoke, state, kind):
     content = bytearray((shared / "without.kswap").read_bytes())
     central = content.find(b"PK\1\2")
     if kind == "encrypted":
         content[6] |= 1
         content[central + 8] |= 1
-    else:
+    elif kind == "lying directory":
         content[central + 24 : central + 28] = (2**31).to_bytes(4, "little")  # the first member's size
+    while kind == "sizes beyond any file" and central >= 0:
+        content[central + 24 : central + 28] = bytes(4 * [255])
+        central = content.find(b"PK\1\2", central + 1)
     (tmp_path / "x.kswap").write_bytes(content)
     refused(fresh, tmp_path / "x.kswap", 15, invoke, state)
 

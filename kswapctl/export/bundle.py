@@ -140,7 +140,7 @@ def _read_structure(file: BinaryIO, size: int) -> list[Member]:
     count, length, start = _read_end(file, size)
     file.seek(start)
     directory = file.read(length)
-    members = _read_directory(directory, count)
+    members = _read_directory(directory, count, start)
     if directory != _directory(members, start)[: -_END.size]:
         raise _OddError("its directory is in another form")
     at = 0
@@ -171,7 +171,8 @@ def _read_end(file: BinaryIO, size: int) -> tuple[int, int, int]:
     return count, length, start
 
 
-def _read_directory(directory: bytes, count: int) -> list[Member]:
+def _read_directory(directory: bytes, count: int, end: int) -> list[Member]:
+    """Its members, which must all lie before ``end``, where the directory begins."""
     members, at, start = [], 0, 0
     for _ in range(count):
         if len(directory) - at < _CENTRAL.size:
@@ -186,6 +187,8 @@ def _read_directory(directory: bytes, count: int) -> list[Member]:
         start += len(_local_header(name, checksum, size))
         members.append(Member(name, checksum, size, start))
         start += size
+        if start > end:
+            raise _OddError(f"{name} cannot be as long as it says")
     _check_members(members)
     return members
 
