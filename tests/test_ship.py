@@ -89,6 +89,13 @@ def test_unpacked_folders_stacked_by_plain_peft_compute_the_same(
         torch.testing.assert_close(model.eval()(inputs), stacked.network()(inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("line", [("unpack", "digits@1"), ("analyze", "digits@1"), ("audit", "digits@2")])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_any_work(look, tmp_path: Path, line) -> None:
+    (tmp_path / "file").touch()
+    ran = look(*line, "-o", tmp_path / "file")
+    assert (ran.code, "file is a file" in ran.err) == (2, True)
+
+
 def test_unpacking_says_what_it_wrote_and_the_base_has_nothing_to_unpack(look, tmp_path: Path) -> None:
     shown = look("unpack", "digits@1", "-o", tmp_path / "a", "--json").json
     assert shown["files"] == ["adapter_config.json", "adapter_model.safetensors"]

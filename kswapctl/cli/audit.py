@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import DiskError, UsageError, nearest
+from kswapctl.errors import UsageError, nearest
 from kswapctl.operations.home import open_home
 
 if TYPE_CHECKING:
@@ -125,11 +125,9 @@ def _make_folder(output: Path | None, overwrite: bool) -> Path | None:
         return None
     if any((output / name).exists() for name in ("audit.json", "audit.png")) and not overwrite:
         raise UsageError(f"{output} holds an audit", "say --overwrite, or choose another folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot make {output}: {error.strerror}", "choose another place") from error
-    return output
+    from kswapctl.export.files import made_folder
+
+    return made_folder(output)
 
 
 def _write(folder: Path, result: Audit) -> None:

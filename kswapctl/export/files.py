@@ -1,4 +1,4 @@
-"""Write an output file whole or not at all: to a temporary name beside it, checked, then renamed."""
+"""Where output goes: a file whole or not at all, to a temporary name beside it, checked, then renamed; or a folder."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def check_free(target: Path, overwrite: bool) -> None:
         raise UsageError(f"{target} exists", "say --overwrite, or choose another name")
     if not target.parent.is_dir():
         raise UsageError(f"no folder {target.parent}", "make it first")
+
+
+def made_folder(folder: Path) -> Path:
+    """``folder``, made where it is missing; refused where a file is in its place."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "name a folder with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot make {folder}: {error.strerror}", "choose another place") from error
+    return folder

@@ -17,6 +17,7 @@ from kswapctl.data.images import Images
 from kswapctl.errors import NotFoundError, UsageError
 from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import evaluate
+from kswapctl.export.files import made_folder
 from kswapctl.operations.look import test_images
 from kswapctl.operations.pictures import compare_answers, groups_of
 from kswapctl.operations.versions import Composed, load_version
@@ -41,6 +42,7 @@ def analyze(
             raise UsageError(f"{version.ref} is the base: nothing was changed", "name a version: kswapctl list")
     if len({v.model for v in versions}) > 1:
         raise UsageError("these are versions of different models", "compare versions of one model")
+    made_folder(folder)
     profiles: list[Profile] = []
     made = ["layers"]
     for index, version in enumerate(versions):
@@ -72,6 +74,7 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
     file = folder / "results.json"
     if not file.is_file():
         raise NotFoundError(f"no results in {folder}", "run the study first: kswapctl study")
+    made_folder(target)
     stored = json.loads(file.read_text())
     study = Study.model_validate_json(json.dumps(stored["study"]))
     study = study.model_copy(update={"columns": ("Acc_r", "Acc_a", "Acc_l", "Acc_f", "Acc_o")})

@@ -12,7 +12,7 @@ from kswap_registry.filesystem import require_space
 from kswapctl.data.images import Images
 from kswapctl.errors import UsageError
 from kswapctl.evaluation.predict import predict
-from kswapctl.export.files import check_free, written_whole
+from kswapctl.export.files import check_free, made_folder, written_whole
 from kswapctl.export.onnx import Parity, Precision, check_parity, run_onnx, to_fp16, to_int8, write_onnx
 from kswapctl.models.lora import save
 from kswapctl.models.weights import write
@@ -89,9 +89,8 @@ def unpack(registry: Registry, version: Version, folder: Path, overwrite: bool) 
     """Write the version's own adapter as a folder that plain PEFT loads."""
     if not version.number:
         raise UsageError(f"{version.ref} is the base: it has no adapter", "name a version: kswapctl list")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
+    if any(made_folder(folder).iterdir()) and not overwrite:
         raise UsageError(f"{folder} is not empty", "say --overwrite, or choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
     save(load_adapters(registry, version)[-1], folder, version.model)
     return folder
 
