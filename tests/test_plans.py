@@ -66,6 +66,13 @@ def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path)
     assert "rollback digits --to base" in ran.err
 
 
+def test_a_plan_of_a_branch_says_how_to_move_that_branch(run_fresh, plan: Path) -> None:
+    run_fresh("apply", plan, "--quiet")
+    run_fresh("branch", "digits", "night")
+    plan.write_text(plan.read_text().replace("digits\n", "digits@night\n", 1).partition("  - op: forget")[0])
+    assert "kswapctl branch digits night --to 1" in run_fresh("apply", plan).err
+
+
 def test_more_operations_than_the_plan_has_are_told(run_fresh, plan: Path) -> None:
     run_fresh("apply", plan, "--quiet")
     plan.write_text(plan.read_text().partition("  - op: forget")[0])

@@ -19,10 +19,12 @@ from kswap_registry import Registry
 from kswapctl.data.images import Images
 from kswapctl.data.sources import Sample, Source
 from kswapctl.demo.digits import CHECKPOINT
-from kswapctl.errors import DataError, UnsafeInputError, UsageError
+from kswapctl.errors import DataError, TeamError, UnsafeInputError, UsageError
 from kswapctl.evaluation.scores import ClassScore, Evaluation, h_mean
+from kswapctl.models.checkpoint import Description
 from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.look import test_images as read_images
+from kswapctl.operations.models import add_model
 from kswapctl.operations.studies import gauge, run
 from kswapctl.operations.studies.cells import cells_of
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
@@ -31,7 +33,7 @@ from kswapctl.operations.studies.schema import place, read_study, shipped
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
 from kswapctl.operations.studies.table import for_readers, markdown, shown_stage, summarise
-from kswapctl.operations.studies.workshop import MODEL
+from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Silent
 from kswapctl.runtime import threads
@@ -152,10 +154,14 @@ def test_another_value_or_place_makes_another_cell(tiny: Path) -> None:
         ("columns: [Acc_r", "columns: [Acc_x", "columns[0]"),
         ("    learn: {method: imprint-only}\n", "    orders: [fl]\n", "'fl', with which no order begins"),
         ("contenders:", "contestants:", "is missing"),
+        ("- name: two", "- name: one", "two contenders are called 'one'"),
+        ("    forget: [[two]]\n", "    forget: [[two]]\n    missing: 1\n", "cuts the base's images, and learns"),
+        ("study of two methods", "st\udcfcdy", "is no UTF-8 text"),
+        ("forget: [[two]]", "forget: &a [*a]", "holds an alias of what it stands in"),
     ],
 )
 def test_a_wrong_study_says_what(tiny: Path, right: str, wrong: str, said: str) -> None:
-    tiny.write_text(TINY.replace(right, wrong, 1))
+    tiny.write_text(TINY.replace(right, wrong, 1), errors="surrogateescape")
     with pytest.raises(Exception, match=r".") as raised:
         read_study(str(tiny))
     assert said in raised.value.message
@@ -295,6 +301,37 @@ def test_a_worker_has_one_thread_and_leaves_no_activations_when_it_fails(
         run.run_study(read_study(str(tiny)), given, tmp_path / "out", 1, Silent())
     assert not list((tmp_path / "out").glob("*-cache"))
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("wrong", "code", "said"), [("digits=nowhere", 3, "no such data"), ("base=x", 3, "x")])
+def test_what_stops_a_worker_stops_the_study_with_its_code(
+    tiny: Path, given, tmp_path: Path, invoke, wrong: str, code: int, said: str
+) -> None:
+    name, _, value = wrong.partition("=")
+    uses = [part for item in (given | {name: value}).items() for part in ("--use", "=".join(item))]
+    ran = invoke(None, "study", tiny, *uses, "--workers", 2, "-o", tmp_path / "out", "-q")
+    assert ran.code == code, ran.err
+    assert said in ran.err
+
+
+def test_a_worker_that_dies_is_told(tiny: Path, given, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "_child", os._exit)  # its first argument is no number: it dies
+    with pytest.raises(TeamError, match="a worker died, and 4 cells are left") as raised:
+        run.run_study(read_study(str(tiny)), given, tmp_path / "out", 2, Silent())
+    assert raised.value.exit_code == 18
+
+
+def test_a_study_completes_a_registry_whose_making_was_cut_short(tiny: Path, given, tmp_path: Path) -> None:
+    study, folder = read_study(str(tiny)), tmp_path / "out"
+    (folder / "registry-0" / "tmp").mkdir(parents=True)
+    with run._own_registry(study, given, folder) as registry:
+        assert registry.folder == folder / "registry-0"
+
+
+def test_a_contender_may_be_called_anything(tiny: Path, given, tmp_path: Path) -> None:
+    with Registry.create(tmp_path / "registry") as registry:
+        add_model(registry, MODEL, str(CHECKPOINT), Description(), given["digits"])
+        assert Workshop(registry, "s")._new_branch(0, "-0.1-") in registry.branches(MODEL)
 
 
 @pytest.mark.parametrize("label", ["../escaped", "ROOT/escaped", "a/b", "..", ".hidden"])

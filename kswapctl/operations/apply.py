@@ -39,12 +39,12 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
         if different := _difference(version, change):
             raise UsageError(
                 f"{version.ref} is not operation {index} of the plan: {different}",
-                f"kswapctl rollback {head.model} --to {version.parent or 'base'}, or name a branch in the plan",
+                f"{_way_back(model, version.parent or 'base')}, or name a branch in the plan",
             )
     if len(above) > len(changes):
         raise UsageError(
             f"{head.ref} has {len(above)} operations since {first.ref}, the plan only {len(changes)}",
-            f"kswapctl rollback {head.model} --to {above[len(changes) - 1].number}, or add them to the plan",
+            f"{_way_back(model, above[len(changes) - 1].number)}, or add them to the plan",
         )
     lines = [Line(change, version.ref, None) for version, change in zip(above, changes, strict=False)]
     knowledge = knowledge_of(registry.model(head.model), head)
@@ -80,6 +80,12 @@ def _since(registry: Registry, head: Version, first: Version) -> list[Version]:
     if first.number not in numbers:
         raise UsageError(f"{first.ref}, where the plan starts, is not below {head.ref}", "correct start in the plan")
     return stack[numbers.index(first.number) + 1 :]
+
+
+def _way_back(model: str, number: int | str) -> str:
+    """The command that moves the head of MODEL or MODEL@BRANCH."""
+    name, _, branch = model.partition("@")
+    return f"kswapctl branch {name} {branch} --to {number}" if branch else f"kswapctl rollback {name} --to {number}"
 
 
 def _difference(version: Version, change: Change) -> str:

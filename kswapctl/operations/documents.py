@@ -27,7 +27,11 @@ def read_document(file: Path, shape: type[Shape]) -> Shape:
     """The values of a YAML ``file`` as ``shape``; what is wrong is a :class:`UsageError` with the key's path."""
     if not file.is_file():
         raise NotFoundError(f"no such file: {file}")
-    return parse_document(file.read_text(encoding="utf-8"), shape, file.name)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file.name} is no UTF-8 text", "save it as UTF-8") from error
+    return parse_document(text, shape, file.name)
 
 
 def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
@@ -54,6 +58,8 @@ def _json(values: dict[str, Any], name: str) -> str:
         return json.dumps(values)
     except TypeError as error:
         raise UsageError(f"{name} holds a value that is no text, number or list ({error})", "quote it") from error
+    except ValueError as error:
+        raise UsageError(f"{name} holds an alias of what it stands in", "write it out") from error
 
 
 def _told(error: ValidationError, shape: type[Document], name: str) -> UsageError:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kswap_registry import Registry
+from kswap_registry import Registry, RegistryError
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import KswapError
+from kswapctl.errors import KswapError, TeamError
+from kswapctl.export.files import made_folder
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.models import add_model
 from kswapctl.operations.studies.cells import Cell, cells_of, run_cell
@@ -37,7 +38,7 @@ def run_study(
     """
     cells = cells_of(study, given)
     place(study, given, study.base)
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     left = [c for c in cells if not result_file(folder, c.key).is_file()]
     progress.stage(f"{study.name}: {len(cells)} cells, {len(cells) - len(left)} done before", len(left))
     if workers == 1:
@@ -80,7 +81,7 @@ def _own_registry(study: Study, given: dict[str, str], folder: Path) -> Iterator
         with claimed(folder / "claims", home.name) as mine:
             if not mine:
                 continue
-            with Registry.open(home) if home.is_dir() else Registry.create(home) as registry:
+            with Registry.create(home) as registry:  # opened where it is there, completed where it was cut short
                 if not any(m.name == MODEL for m in registry.models()):
                     add_model(registry, MODEL, source, Description(), data, f"study {study.name}")
                 start = registry.model(MODEL)
@@ -108,10 +109,13 @@ def _in_processes(
         progress.advance(len(now - before))
         before = now
     if not errors.empty():
-        message, hint = errors.get()
-        raise KswapError(message, hint)
-    if any(p.exitcode for p in processes):
-        progress.note("a worker was killed; run the same command again to go on")
+        message, hint, code, kind = errors.get()
+        told = KswapError(message, hint)
+        told.exit_code, told.kind = code, kind
+        raise told
+    left = sum(not result_file(folder, c.key).is_file() for c in cells)
+    if left and any(p.exitcode for p in processes):
+        raise TeamError(f"a worker died, and {left} cells are left", "run the same command again to go on")
 
 
 def work_alone(study: str, given: dict[str, str], folder: str) -> int:
@@ -122,8 +126,8 @@ def work_alone(study: str, given: dict[str, str], folder: str) -> int:
 def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
     try:
         work_alone(study, given, folder)
-    except KswapError as error:
-        errors.put((error.message, error.hint))
+    except (KswapError, RegistryError) as error:
+        errors.put((error.message, error.hint, error.exit_code, error.kind))
 
 
 @contextmanager

@@ -147,6 +147,9 @@ def place(study: Study, given: dict[str, str], name: str) -> str:
 
 def _check(study: Study) -> None:
     known = [s.name for s in study.splits]
+    for what, names in (("contender", [c.name for c in study.contenders]), ("split", known)):
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise UsageError(f"two {what}s are called {twice[0]!r}", "each row of the table needs a name of its own")
     for contender in study.contenders:
         for order in contender.orders:
             if not any(whole.startswith(order) for whole in study.orders):
@@ -168,3 +171,7 @@ def _check(study: Study) -> None:
             raise UsageError(f"split {split.name!r} has nothing to forget", "give it forget or draw")
         if "l" in letters and not (split.learn_data or split.lessons):
             raise UsageError(f"split {split.name!r} has nothing to learn", "give it learn_data or lessons")
+        if "l" in letters and (split.images_per_class or split.missing):
+            raise UsageError(
+                f"split {split.name!r} cuts the base's images, and learns", "images_per_class and missing are for forgetting"
+            )

@@ -84,7 +84,7 @@ class Workshop:
         """A branch at ``parent``; a cell that was killed has left one, so each try has its own."""
         taken = self.registry.branches(MODEL)
         number = 1
-        while (branch := f"{name[:40]}-{name[-8:]}-{number}") in taken:
+        while (branch := f"cell-{name[:40]}-{name[-8:]}-{number}") in taken:  # a branch begins with a letter
             number += 1
         self.registry.branch(MODEL, branch, parent)
         return branch
