@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from kswap_registry import Model, Registry
+from kswap_registry import Model, Registry, creation
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import UsageError
 from kswapctl.models.blocks import find_blocks
 from kswapctl.models.checkpoint import Checkpoint, Description, build, load
 from kswapctl.models.heads import classifier_path
-from kswapctl.models.transformer import is_repository
 from kswapctl.models.weights import fingerprint, write
 from kswapctl.operations.versions import BASE_FILE
 
@@ -29,8 +26,8 @@ def add_model(
     if data:
         opened = open_source(data)
         data = opened.name
-        if not description.classes and not (description.pretrained and _names_itself(source)):
-            description = dataclasses.replace(description, classes=opened.classes)
+        named = description.classes or (() if description.pretrained else opened.classes)
+        description = dataclasses.replace(description, classes=named, else_classes=opened.classes)
     checkpoint = load(source, description)
     return register(registry, name, source, checkpoint, data, command)
 
@@ -40,7 +37,7 @@ def register(
 ) -> Model:
     """Register a loaded checkpoint as ``name``."""
     spec = describe(checkpoint, data)
-    with registry.scratch() as folder:
+    with creation.scratch(registry.folder) as folder:
         file = folder / BASE_FILE
         write(checkpoint.weights, file, checkpoint.spec.to_json())
         return registry.add_model(
@@ -65,20 +62,3 @@ def describe(checkpoint: Checkpoint, data: str) -> dict[str, Any]:
         "parameters": sum(t.numel() for t in checkpoint.weights.values()),
         "data": data,
     }
-
-
-def _names_itself(source: str) -> bool:
-    """Whether a local file states its classes, so that the data's need not be taken."""
-    if (Path(source) / "config.json").is_file() or is_repository(source):
-        return True
-    if not source.lower().endswith(".safetensors"):
-        return False
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(source, framework="pt") as file:
-            return '"classes"' in (file.metadata() or {}).get("kswapctl", "")
-    except FileNotFoundError:
-        return False
-    except SafetensorError as error:
-        raise UsageError(f"{source} is not a sound safetensors file ({error})") from error

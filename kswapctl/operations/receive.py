@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kswap_registry import AlreadyExists, HeadMoved, Model, Registry, UnknownModel, Version
+from kswap_registry import AlreadyExists, HeadMoved, Model, Registry, UnknownModel, Version, creation
 from kswap_registry.adoption import Arrival, Landing, adopt
 from kswap_registry.writing import Change, Checkpoint
 
@@ -74,7 +74,7 @@ def receive(registry: Registry, delivery: Delivery, command: str, progress: Prog
     manifest = delivery.manifest
     target = _find_target(registry, manifest, delivery.name)
     registry.require_space(2 * sum(listed.size for listed in manifest.members().values()))
-    with registry.scratch() as scratch:
+    with creation.scratch(registry.folder) as scratch:
         files = _fetch(delivery, scratch, progress)
         point("import.after_fetch")
         _check_adapters(manifest, files, _base_path(registry, manifest, target, files))

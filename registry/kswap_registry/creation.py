@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from . import layout
 from .durable import publish_once, sync_folder, temporary_name, write_new
@@ -30,6 +33,16 @@ def make_folders(folder: Path) -> None:
     """Make the folders inside a registry where they are missing: copying tools drop empty ones."""
     for part in (folder / layout.BLOBS, folder / layout.TEMPORARY):
         part.mkdir(exist_ok=True)  # never the registry's own folder: one that was removed stays so
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder on the disk of the registry in ``folder``, for files on their way in; it goes afterwards."""
+    with storage_errors(folder):
+        make_folders(folder)
+        temporary = TemporaryDirectory(dir=folder / layout.TEMPORARY)
+    with temporary as place:
+        yield Path(place)
 
 
 def _refuse_remains(folder: Path) -> None:

@@ -6,7 +6,6 @@ import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -305,15 +304,6 @@ class Registry:
                 point("record.after_history")
             point("record.after_commit")
         return event
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A folder on the registry's own disk for files on their way in; it goes afterwards."""
-        with storage_errors(self.folder):
-            creation.make_folders(self.folder)
-            folder = TemporaryDirectory(dir=self.folder / layout.TEMPORARY)
-        with folder as place:
-            yield Path(place)
 
     def require_space(self, needed: int) -> None:
         """Refuse to begin when the disk has less than ``needed`` bytes free."""

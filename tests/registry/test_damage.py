@@ -22,6 +22,7 @@ from kswap_registry import (
     StorageFull,
     UnsafeFile,
     Version,
+    creation,
     database,
     doctor,
     durable,
@@ -193,7 +194,7 @@ def test_what_is_no_digest_is_damage(faces: Registry, digest: object) -> None:
 def test_folders_that_a_copying_tool_dropped_are_made_again(faces: Registry) -> None:
     (faces.folder / "tmp").rmdir()
     assert doctor.check(faces) == []
-    with faces.scratch() as folder:
+    with creation.scratch(faces.folder) as folder:
         (folder / "file").touch()
     assert list((faces.folder / "tmp").iterdir()) == []
 
