@@ -193,10 +193,38 @@ def test_a_hub_model_brings_its_architecture_classes_and_preprocessing(monkeypat
 
     monkeypatch.setattr(factory, "load_model_config_from_hf", config)
     monkeypatch.setattr(hub, "load_model_config_from_hf", config)
-    loaded = load("hf-hub:someone/something", Description(pretrained=False))
+    loaded = load("hf-hub:someone/something", Description(pretrained=False, else_classes=("x", "y", "z")))
     assert loaded.spec.architecture == "test_vit"
     assert loaded.spec.classes == NAMES
     assert loaded.spec.preprocessing.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.fixture
+def _weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's models come as they are built, without a download."""
+    import timm.models._builder as builder
+
+    monkeypatch.setattr(builder, "load_pretrained", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("_weights_at_hand")
+def test_the_names_of_data_do_not_replace_those_of_a_pretrained_classifier() -> None:
+    loaded = load("test_vit", Description(else_classes=NAMES))
+    assert len(loaded.spec.classes) == 1000
+    assert "ant" not in loaded.spec.classes
+
+
+@pytest.mark.usefixtures("_weights_at_hand")
+def test_another_number_of_classes_than_a_pretrained_classifier_has_is_refused() -> None:
+    with pytest.raises(WrongBaseError, match="test_vit has 1000 classes, but 3 names"):
+        load("test_vit", Description(classes=NAMES))
+
+
+def test_data_names_the_classes_of_a_file_that_does_not(plain: Path, weights: Weights) -> None:
+    loaded = load(str(plain), Description(ARCHITECTURE, ARGUMENTS, else_classes=NAMES))
+    assert loaded.spec.classes == NAMES
+    write(weights, plain, SPEC.to_json())
+    assert load(str(plain), Description(else_classes=("x", "y", "z"))).spec.classes == NAMES
 
 
 def test_a_pickle_is_refused_without_the_opt_in(weights: Weights, tmp_path: Path) -> None:

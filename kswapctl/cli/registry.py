@@ -9,7 +9,7 @@ import typer
 
 from kswapctl.cli import render
 from kswapctl.cli.options import Home, Json, ModelName, Quiet, command_line, names, pairs
-from kswapctl.errors import NotFoundError
+from kswapctl.errors import DataError, NotFoundError
 from kswapctl.operations.home import create_home, open_home
 
 
@@ -109,7 +109,10 @@ def _lines(file: Path | None) -> tuple[str, ...]:
         return ()
     if not file.is_file():
         raise NotFoundError(f"no such file: {file}", "--classes-file names a text file, one class a line")
-    return tuple(line.strip() for line in file.read_text().splitlines())
+    try:
+        return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text", "save it as UTF-8") from error
 
 
 def _value(text: str) -> Any:

@@ -53,6 +53,8 @@ class Description:
     """For a timm name: load its pretrained weights (else random ones)."""
     allow_pickle: bool = False
     """Open a ``.pth`` file, with the restricted unpickler."""
+    else_classes: tuple[str, ...] = ()
+    """Class names in the order of the classifier's rows, where a checkpoint does not name them itself."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,12 @@ def _load_transformer(source: str, description: Description) -> Checkpoint:
 
 
 def _load_timm(source: str, description: Description) -> Checkpoint:
-    classes = len(description.classes) or None
+    # another number of classes than the pretrained one would make timm draw a classifier of random weights, in silence
+    classes = None if description.pretrained else len(description.classes) or None
     model = create(source, description.arguments, classes, pretrained=description.pretrained)
     config = cast("dict[str, Any]", model.pretrained_cfg)
     names = description.classes or tuple(config.get("label_names") or ()) or configured.class_names(model)
+    names = names or description.else_classes or tuple(f"class_{i}" for i in range(classifier_rows(model)))
     architecture = source if not source.startswith("hf-hub:") else str(config["architecture"])
     spec = _spec(model, architecture, description, names)
     return Checkpoint(spec, in_full(model.state_dict()))
@@ -195,7 +199,7 @@ def _load_safetensors(path: Path, description: Description) -> Checkpoint:
         description,
         architecture=architecture,
         arguments={**arguments, **description.arguments},
-        classes=description.classes or tuple(metadata.get("classes", ())),
+        classes=description.classes or tuple(metadata.get("classes", ())) or description.else_classes,
         preprocessing={**preprocessing, **description.preprocessing},
     )
     return _from_weights(weights, described, path.name)
@@ -216,7 +220,8 @@ def _load_pickle(path: Path, description: Description) -> Checkpoint:
     weights = read_pickle(path)
     if not description.architecture:
         raise UsageError(f"{path.name} does not say which network it is for", "give --architecture (a timm name)")
-    return _from_weights(weights, description, path.name)
+    named = replace(description, classes=description.classes or description.else_classes)
+    return _from_weights(weights, named, path.name)
 
 
 def _from_weights(weights: Weights, description: Description, where: str) -> Checkpoint:

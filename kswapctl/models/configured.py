@@ -47,14 +47,15 @@ def _per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:
     channels = config["input_size"][0]
     if len(values) != channels:
         raise DataError(f"{name} has {len(values)} values for {channels} channels", f"give --{name} one a channel")
+    if name == "std" and min(values) <= 0:
+        raise DataError(f"std is {config[name]!r}: images are divided by it", "give values above 0")
     return values
 
 
 def class_names(model: nn.Module) -> tuple[str, ...]:
-    """ImageNet's class names where the classifier has ImageNet's size, else class_0, class_1 ..."""
+    """ImageNet's class names where the classifier has ImageNet's size, else none."""
     subset = infer_imagenet_subset(model)
-    rows = classifier_rows(model)
-    if subset:
-        info = ImageNetInfo(subset)
-        return tuple(info.index_to_label_name(i) for i in range(rows))
-    return tuple(f"class_{i}" for i in range(rows))
+    if not subset:
+        return ()
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_label_name(i) for i in range(classifier_rows(model)))

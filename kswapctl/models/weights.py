@@ -113,4 +113,6 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
 
 def in_full(weights: Mapping[str, Tensor]) -> Weights:
     """Copies, floats in 32 bits: adapters are added in these, and half as many bits would round each addition."""
-    return {k: v.detach().to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()}
+    return {
+        k: v.detach().to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in weights.items()
+    }
