@@ -8,6 +8,7 @@ import timm
 import torch
 from kswap_registry import Registry
 
+from kswapctl.errors import DivergedError
 from kswapctl.models.checkpoint import create
 from kswapctl.models.weights import read, write
 from kswapctl.operations.versions import load_version
@@ -105,6 +106,23 @@ def test_a_swap_that_learns_twice_learns_the_same_classes_again(run_fresh, digit
     learned, forgotten, again = run_fresh(*line, "--json", "--quiet").json
     assert (learned["classes"], forgotten["classes"]) == (["eight", "nine"], ["two"])
     assert again["classes"] == learned["classes"]
+
+
+def test_what_was_done_before_a_failure_is_told(run_fresh, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kswapctl.operations import change
+
+    real, calls = change.operate, []
+
+    def fail_later(*given):
+        calls.append(given)
+        if len(calls) > 1:
+            raise DivergedError("it cannot be done")
+        return real(*given)
+
+    monkeypatch.setattr(change, "operate", fail_later)
+    ran = run_fresh("swap", "digits", "--learn", digits, "--forget", "two", "--preset", "fewest")
+    assert ran.code == 17
+    assert "done before that, and kept: digits@1" in ran.err
 
 
 def test_data_that_is_gone_is_not_needed_where_other_data_is_named(run_fresh, digits: Path, tmp_path: Path) -> None:

@@ -66,6 +66,23 @@ def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path)
     assert "rollback digits --to base" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("blocks: lats", "'lats' names no blocks"), ("precision: fp4", "fp4"), ("device: warp", "warp")],
+)
+def test_what_no_operation_could_be_done_with_is_told_before_any(run_fresh, plan: Path, line: str, said: str) -> None:
+    plan.write_text(plan.read_text() + f"    {line}\n")
+    ran = run_fresh("apply", plan, "--dry-run")
+    assert (ran.code, said in ran.err) == (2, True)
+    assert "operations[1]" in ran.err
+
+
+def test_where_activations_were_kept_is_no_part_of_a_plan(run_fresh, plan: Path, digits: Path) -> None:
+    line = ("learn", "digits", "--data", digits, "--classes", "eight", "--preset", "few", "--set", "steps=2")
+    assert run_fresh(*line, "--cache-gb", "2").code == 0
+    assert [line["state"] for line in run_fresh("apply", plan, "--dry-run", "--json").json] == ["done before", "to do"]
+
+
 def test_a_plan_of_a_branch_says_how_to_move_that_branch(run_fresh, plan: Path) -> None:
     run_fresh("apply", plan, "--quiet")
     run_fresh("branch", "digits", "night")

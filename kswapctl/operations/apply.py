@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kswap_registry import Registry, Version
+from kswap_registry import Model, Registry, Version
 
 from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
+from kswapctl.models.blocks import Block, choose_blocks
 from kswapctl.operations.change import apply
-from kswapctl.operations.material import choose
+from kswapctl.operations.material import foresee
+from kswapctl.operations.surgery import AUTO
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Progress
+from kswapctl.runtime import pick_device, pick_precision
 from kswapctl.spec import Change
 
 
@@ -50,13 +53,11 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
     knowledge = knowledge_of(registry.model(head.model), head)
     for index in range(len(above), len(changes)):
         try:
-            material = choose(knowledge, changes[index])
+            _check_feasible(registry.model(head.model), changes[index])
+            material, knowledge = foresee(knowledge, changes[index])
         except KswapError as error:
             raise type(error)(f"operations[{index}]: {error.message}", error.hint) from error
-        asked = material.change
-        after = knowledge.after_learning if asked.kind == "learn" else knowledge.after_forgetting
-        knowledge = after(asked.classes, index + 1, asked.source)
-        lines.append(Line(asked, "", (count(material.changed.train), count(material.retained.train))))
+        lines.append(Line(material.change, "", (count(material.changed.train), count(material.retained.train))))
     return lines
 
 
@@ -69,6 +70,13 @@ def apply_plan(
         version = line.version or apply(registry, model, change, command, progress).version.ref
         done.append(Line(line.change, version, line.images))
     return done
+
+
+def _check_feasible(model: Model, change: Change) -> None:
+    """The blocks are the model's, and the device and the precision are to be had here."""
+    pick_precision(change.precision, pick_device(change.device))
+    if change.blocks not in {"", AUTO}:
+        choose_blocks(tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"]), change.blocks)
 
 
 def _since(registry: Registry, head: Version, first: Version) -> list[Version]:
@@ -94,7 +102,7 @@ def _difference(version: Version, change: Change) -> str:
     for name, wanted in asked.items():
         found = version.spec.get(name)
         left_open = name in {"classes", "source"} and not wanted
-        if left_open or name in {"device", "again", "skip_bad"}:
+        if left_open or name in {"device", "again", "skip_bad", "cache_gb", "cache_dir"}:
             continue
         if _plain(found) != _plain(wanted):
             return f"its {name} is {_plain(found)!r}, the plan's {_plain(wanted)!r}"

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kswap_registry import Model, Operation, Registry, Version
+from kswap_registry import Model, Operation, Registry, RegistryError, Version
 
 from kswapctl.data.images import Images
-from kswapctl.errors import DataError, UsageError
+from kswapctl.errors import DataError, KswapError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.lora import compose, save
 from kswapctl.models.weights import Weights, fingerprint
 from kswapctl.operations import aside
 from kswapctl.operations.home import environment
-from kswapctl.operations.material import Material, choose
+from kswapctl.operations.material import Material, choose, foresee
 from kswapctl.operations.surgery import operate
-from kswapctl.operations.versions import Composed, load_version
+from kswapctl.operations.versions import Composed, knowledge_of, load_version
 from kswapctl.progress import Progress, Silent
-from kswapctl.spec import Change
+from kswapctl.spec import Change, Knowledge
 from kswapctl.training.loop import Outcome
 from kswapctl.training.team import gather_team, is_follower
 
@@ -73,13 +73,11 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
     return Result(version, outcome, time.monotonic() - start)
 
 
-def follow(registry: Registry, name: str, change: Change) -> tuple[str, ...]:
-    """Train along with the process that does :func:`apply`, and write nothing; returns the classes that change."""
+def follow(registry: Registry, name: str, change: Change) -> None:
+    """Train along with the process that does :func:`apply`, and write nothing."""
     composed = load_version(registry, registry.resolve(name))
-    material = choose(composed.knowledge, change)
-    operate(composed, material, Silent())
+    operate(composed, choose(composed.knowledge, change), Silent())
     gather_team(change.device == "cpu").wait()
-    return material.change.classes
 
 
 def _bytes_needed(weights: Weights, model: Model, rank: int) -> int:
@@ -96,21 +94,35 @@ def apply_all(
     A kind that comes twice does its change again: forget, learn, forget repairs what the learning undid. Of several
     processes that torchrun started, only the first writes, and has results.
     """
-    results: list[Result] = []
-    done: dict[str, tuple[str, ...]] = {}
     for change in changes:
         find_method(change.method, change.kind).configure(change.preset, change.settings)
     _check_apart(changes)
-    for change in changes:
-        wanted = change
-        if change.kind in done:
-            wanted = dataclasses.replace(change, again=True, classes=done[change.kind])
-        if is_follower():
-            done[change.kind] = follow(registry, name, wanted)
-        else:
-            results.append(apply(registry, name, wanted, command, progress, onto))
-            done[change.kind] = tuple(results[-1].version.spec["classes"])
+    head = registry.resolve(name)
+    planned = _plan(knowledge_of(registry.model(head.model), head), changes) if len(changes) > 1 else changes
+    results: list[Result] = []
+    try:
+        for change in planned:
+            if is_follower():
+                follow(registry, name, change)
+            else:
+                results.append(apply(registry, name, change, command, progress, onto))
+    except (KswapError, RegistryError) as error:
+        if results:
+            error.message += f" (done before that, and kept: {', '.join(r.version.ref for r in results)})"
+        raise
     return results
+
+
+def _plan(knowledge: Knowledge, changes: Sequence[Change]) -> list[Change]:
+    """``changes`` as they will be asked for, one after the other; what cannot be done is raised now."""
+    planned: list[Change] = []
+    classes: dict[str, tuple[str, ...]] = {}
+    for change in changes:
+        repeated = change.kind in classes
+        planned.append(dataclasses.replace(change, again=True, classes=classes[change.kind]) if repeated else change)
+        material, knowledge = foresee(knowledge, planned[-1])
+        classes[change.kind] = material.change.classes
+    return planned
 
 
 def _branch(registry: Registry, name: str) -> str:

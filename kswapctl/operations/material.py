@@ -52,6 +52,14 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
     return Material(change, known, changed_part(sources, classes, change.rehearsal, change.seed), retained, missing)
 
 
+def foresee(knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:
+    """What :func:`choose` gives, and what will be known after the change."""
+    material = choose(knowledge, change)
+    asked = material.change
+    after = knowledge.after_learning if asked.kind == "learn" else knowledge.after_forgetting
+    return material, after(asked.classes, 1, asked.source)
+
+
 def _used_before(knowledge: Knowledge, opened: Callable[[str], Source]) -> tuple[list[Source], list[KswapError]]:
     """The sources of earlier operations that are still there, and what is wrong with others: versions travel alone."""
     found: list[Source] = []
