@@ -163,6 +163,13 @@ def test_a_manifest_may_begin_with_a_mark_of_its_encoding(make: Make, kind: str)
     assert len(open_source(str(file)).samples) == len(ROWS)
 
 
+def test_a_manifest_s_validation_part_beside_a_test_part_is_left_alone(make: Make) -> None:
+    parts = ("train", "val", "testing")
+    rows = [{"path": f"x/{part}.png", "label": "cat", "split": part} for part in parts]
+    source = open_source(str(manifest(make(*(f"x/{part}.png" for part in parts)), rows, "csv")))
+    assert [s.key for s in source.samples] == ["x/train.png", "x/testing.png"]
+
+
 def test_a_label_may_be_the_number_zero(make: Make) -> None:
     file = make("x/1.png") / "list.jsonl"
     file.write_text(json.dumps({"path": "x/1.png", "label": 0}))
@@ -306,7 +313,7 @@ def test_a_class_is_rehearsed_from_the_first_source_that_has_it(make: Make, flat
 
 def test_a_class_with_one_training_image_is_refused(make: Make) -> None:
     source = open_source(str(make("train/cat/a.png", "train/dog/b.png", "train/dog/c.png")))
-    with pytest.raises(DataError, match="'cat' has too few training images in .*: 1"):
+    with pytest.raises(DataError, match=r"'cat' has too few training images in .*: 1"):
         changed_part([source], ["cat"], Rehearsal(), 0)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kswapctl.data.marks import Box, Boxes
-from kswapctl.data.sources import SPLITS, Sample, Source
+from kswapctl.data.sources import SPLITS, Sample, Source, read_parts
 from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError, UnsafeInputError
 
@@ -24,9 +24,7 @@ def find_parts(place: Path) -> dict[str, Path]:
     if place.suffix.lower() == ".json":
         return {place.stem if place.stem.lower() in SPLITS else "": place}
     found = {p.stem: p for p in sorted(place.glob("*.json")) if p.stem.lower() in SPLITS}
-    if "test" in found:
-        found = {k: v for k, v in found.items() if SPLITS[k.lower()] == "train" or k == "test"}
-    return found
+    return {name: found[name] for name in read_parts(found)}
 
 
 def open_coco(place: Path) -> Source:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from kswapctl.data.marks import Mask
-from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source
+from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source, read_parts
 from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError
 
@@ -30,8 +30,7 @@ def open_masks(root: Path) -> Source:
     """The images of ``root``, one sample for each class on an image; every mask is opened, and checked."""
     names = _class_names(root / CLASSES)
     parts = {p.name: p for p in sorted(root.iterdir()) if p.name.lower() in SPLITS and (p / "masks").is_dir()}
-    if "test" in parts:
-        parts = {k: v for k, v in parts.items() if SPLITS[k.lower()] == "train" or k == "test"}
+    parts = {name: parts[name] for name in read_parts(parts)}
     if (root / "masks").is_dir():
         parts[""] = root
     samples: list[Sample] = []

@@ -29,6 +29,8 @@ SPLITS: dict[str, Split] = {
     "": "",
 }
 """How the parts are called outside; without a test part the validation part of a public set is its test."""
+TESTS = {"test", "testing"}
+"""Names of a test part; beside one, a validation part is left alone."""
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -111,8 +113,7 @@ def _marked(path: Path) -> Source | None:
 
 def _folder(root: Path) -> Source:
     parts = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in SPLITS}
-    if "test" in parts:
-        parts = {k: v for k, v in parts.items() if SPLITS[k.lower()] == "train" or k == "test"}
+    parts = {name: parts[name] for name in read_parts(parts)}
     samples = [
         Sample(str(file.relative_to(root)), folder.name, SPLITS[part.lower()])
         for part, place in (parts or {"": root}).items()
@@ -122,6 +123,14 @@ def _folder(root: Path) -> Source:
     if not samples:
         raise DataError(f"no class folders with images in {root}", "expected DIR/train/<class>/ or DIR/<class>/")
     return Source(str(root), tuple(_unique_classes(samples)), lambda s: (root / s.key).read_bytes())
+
+
+def read_parts(names: Iterable[str]) -> list[str]:
+    """Those of a source's parts that are read; a name that is not known is one of training."""
+    listed = list(dict.fromkeys(names))
+    if not TESTS & {name.lower() for name in listed}:
+        return listed
+    return [n for n in listed if n.lower() in TESTS or SPLITS.get(n.lower(), "train") != "test"]
 
 
 def _images(folder: Path) -> list[Path]:
@@ -164,13 +173,16 @@ def _manifest(path: Path) -> Source:
             )
         except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path.name} cannot be read: {error}") from error
-    samples = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
-    if not samples:
+    listed = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
+    if not listed:
         raise DataError(f"{path.name} lists no image")
+    kept = read_parts(part for part, _ in listed)
+    samples = [sample for part, sample in listed if part in kept]
     return Source(str(path), tuple(_unique_classes(samples)), lambda s: _read_beside(path, s))
 
 
-def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
+def _manifest_sample(row: Any, number: int, path: Path) -> tuple[str, Sample]:
+    """A row's part, as it is called there, and its sample."""
     if not isinstance(row, dict):
         raise DataError(f"row {number} of {path.name} is no object", 'write {"path": ..., "label": ...} a line')
     missing = [name for name in ("path", "label") if row.get(name) in (None, "")]
@@ -185,7 +197,7 @@ def _manifest_sample(row: Any, number: int, path: Path) -> Sample:
             f"row {number} of {path.name} leads out of its folder: {key}",
             "put the manifest in a folder above its images",
         )
-    return Sample(key, str(row["label"]), SPLITS[split])
+    return split, Sample(key, str(row["label"]), SPLITS[split])
 
 
 def _read_beside(manifest: Path, sample: Sample) -> bytes:
@@ -214,7 +226,7 @@ def _hugging_face(name: str, place: str) -> Source:
     ) as error:
         raise NotFoundError(f"no dataset {name}: {first_line(error)}") from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
-    encoded = {part: _encoded(table, name) for part, table in parts.items()}
+    encoded = {part: _encoded(parts[part], name) for part in read_parts(parts)}
     samples = [
         Sample(f"{part}:{index}", label, SPLITS.get(part.lower(), "train"))
         for part, (_, labels) in encoded.items()

@@ -67,7 +67,8 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
         left -= {s.label for s in samples}
     if not count(chosen):
         raise DataError(
-            f"{', '.join(names)} has no test image of any class of the model", "classes are matched by name"
+            f"{', '.join(names)} has no test image of any class of the model",
+            "classes are matched by name, and beside a train part images to test on lie in a test part",
         )
     return chosen
 
