@@ -29,7 +29,7 @@ from kswapctl.operations.studies import gauge, run
 from kswapctl.operations.studies.cells import cells_of
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.gauge import Gauge
-from kswapctl.operations.studies.schema import place, read_study, shipped
+from kswapctl.operations.studies.schema import place, read_study, settled, shipped
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
 from kswapctl.operations.studies.table import for_readers, markdown, shown_stage, summarise
@@ -301,6 +301,20 @@ def test_a_worker_has_one_thread_and_leaves_no_activations_when_it_fails(
         run.run_study(read_study(str(tiny)), given, tmp_path / "out", 1, Silent())
     assert not list((tmp_path / "out").glob("*-cache"))
     assert torch.get_num_threads() == 2
+
+
+def test_what_is_given_is_the_same_however_it_is_typed(tiny: Path, given, digits: Path, monkeypatch) -> None:
+    study = read_study(str(tiny))
+    monkeypatch.chdir(digits.parent)
+    assert settled(study, given | {"digits": f"./{digits.name}/"}) == settled(study, given)
+    with pytest.raises(UsageError, match="study tiny needs no 'digit'"):
+        settled(study, {"digit": "x"})
+
+
+def test_a_table_of_nothing_is_told(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    uses = [part for item in given.items() for part in ("--use", "=".join(item))]
+    ran = invoke(None, "study", tiny, *uses, "--table", "-o", tmp_path / "out")
+    assert (ran.code, "no cell of this study is done" in ran.err) == (3, True)
 
 
 @pytest.mark.parametrize(("wrong", "code", "said"), [("digits=nowhere", 3, "no such data"), ("base=x", 3, "x")])

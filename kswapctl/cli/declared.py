@@ -11,6 +11,7 @@ from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
+from kswapctl.errors import NotFoundError
 from kswapctl.operations.home import open_home
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def study(
 
     Example: `kswapctl study gslora-table1 --use base=signs38.safetensors --use signs=signs43`
     """
-    from kswapctl.operations.studies.schema import read_study, shipped
+    from kswapctl.operations.studies.schema import read_study, settled, shipped
 
     if not name:
         known = [read_study(each) for each in sorted(shipped())]
@@ -112,7 +113,7 @@ def study(
     from kswapctl.operations.studies.table import summarise, write_tables
 
     chosen = narrowed(read_study(name), options.names(seeds), options.names(only))
-    given, folder = options.pairs(use), output or Path(chosen.name)
+    given, folder = settled(chosen, options.pairs(use)), output or Path(chosen.name)
     with render.Live() as live:
         if cluster:
             from kswapctl.operations.studies.cluster import run_jobs
@@ -120,6 +121,8 @@ def study(
             run_jobs(chosen, given, folder, workers, cluster, live)
         done = table or bool(cluster)
         results = results_of(chosen, given, folder) if done else run_study(chosen, given, folder, workers, live)
+    if table and not results:
+        raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
     summary = summarise(chosen, results)
     files = write_tables(chosen, summary, results, folder) if results else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))

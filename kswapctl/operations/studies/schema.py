@@ -136,6 +136,16 @@ def read_study(name: str) -> Study:
     return study
 
 
+def settled(study: Study, given: dict[str, str]) -> dict[str, str]:
+    """``given`` with whole paths, so that however they are typed they name the same cells; a name that is not needed
+    is a :class:`UsageError`.
+    """
+    for name in given:
+        if name not in study.needs:
+            raise UsageError(f"study {study.name} needs no {name!r}", nearest(name, study.needs))
+    return {name: str(Path(p).resolve()) if Path(p).exists() else p for name, p in given.items()}
+
+
 def place(study: Study, given: dict[str, str], name: str) -> str:
     """Where ``name`` is: what the user gave for it, or ``name`` itself where it is no name of the study's needs."""
     if name in given:
@@ -173,5 +183,6 @@ def _check(study: Study) -> None:
             raise UsageError(f"split {split.name!r} has nothing to learn", "give it learn_data or lessons")
         if "l" in letters and (split.images_per_class or split.missing):
             raise UsageError(
-                f"split {split.name!r} cuts the base's images, and learns", "images_per_class and missing are for forgetting"
+                f"split {split.name!r} cuts the base's images, and learns",
+                "images_per_class and missing are for forgetting",
             )
