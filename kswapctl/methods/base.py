@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, get_type_hints
@@ -18,6 +19,15 @@ from kswapctl.tasks import Task
 
 VIEWS: dict[Role, int] = {"learn": 16, "forget": 4}
 """Variants of each image that changes: what is learned must be known again elsewhere, of whatever few images."""
+
+COUNT, SHARE, AMOUNT = (1, math.inf), (0, 1), (0, math.inf)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"), COUNT),
+    **dict.fromkeys(("retain_views", "learned_weight"), COUNT),
+    **dict.fromkeys(("epochs", "change_views", "lr", "head_lr", "weight_decay", "sparsity", "noise"), AMOUNT),
+    "view_strength": SHARE,
+}
+"""The least and the most of the hyper-parameters that every gradient method shares."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +149,12 @@ class Method:
     """Standard deviation of Gaussian noise on the trained weights in each step (NVRM, Xie et al. 2021)."""
 
     def __post_init__(self) -> None:
-        """Counts are at least one."""
-        for name in ("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        """Values are in their ranges."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+                raise UsageError(f"{name} must be {bounds}, not {value:g}")
         if self.form not in self.forms:
             raise UsageError(f"no form {self.form!r} in this method", f"form is {' or '.join(self.forms)}")
 
