@@ -82,6 +82,20 @@ class DivergedError(KswapError):
     kind = "diverged"
 
 
+class StoppedError(KswapError):
+    """Ctrl-C came."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+class KilledError(KswapError):
+    """SIGTERM came."""
+
+    exit_code = 143
+    kind = "terminated"
+
+
 class TeamError(KswapError):
     """One of the processes that share an operation has died; nothing was registered."""
 

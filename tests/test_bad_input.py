@@ -30,6 +30,16 @@ WRONG = [
     ("show -- -rf", 3, "-rf"),
     ("log nobody", 3, "nobody"),
     ("swap digits --learn {digits} --classes two --forget two", 4, "both to be learned and to be forgotten"),
+    ("swap digits --learn {zero} --classes ten --forget nobody", 3, "no class 'nobody'"),
+    ("log --kept deadbeef", 2, "'deadbeef' is no hash"),
+    ("log --kept deadbeefdeadbeef", 12, "not in this history"),
+    ("branch digits --to 1", 2, "--to moves a branch"),
+    ("doctor --env --fix", 2, "--env looks at no registry"),
+    ("analyze digits --split x", 2, "--split is of a study"),
+    ("backup {tmp} --overwrite", 2, "only a .tar file is overwritten"),
+    ("forget digits --classes two --set epochs=-1", 2, "epochs must be at least 0"),
+    ("forget digits --classes two --set view_strength=7", 2, "view_strength must be from 0 to 1"),
+    ("forget digits --classes two --cache-dir {pickle}", 16, "model.pth"),
     ("learn digits --data {digits} --classes two", 4, "'two' is known already"),
     ("learn digits --data {known}", 4, "is known already"),
     ("forget digits --classes three", 4, "'three' is forgotten already"),
@@ -63,7 +73,9 @@ WRONG = [
     ("add x {checkpoint} --architecture resnet18", 2, "resnet18"),
     ("add x {checkpoint} --mean a,b,c", 4, "mean"),
     ("add x {checkpoint} --std 1,1", 4, "std has 2 values"),
+    ("add x {checkpoint} --std 0,1,1", 4, "images are divided by it"),
     ("add x {checkpoint} --classes-file {tmp}/none.txt", 3, "none.txt"),
+    ("add x {checkpoint} --classes-file {latin}", 4, "no UTF-8 text"),
     ("add x {nan}", 4, "NaN or infinity"),
     ("add x {pickle}", 15, "is a pickle"),
     ("add x {disguised}", 15, "disguised.safetensors"),
@@ -89,8 +101,14 @@ def places(digits: Path, tmp_path: Path) -> dict[str, Path]:
     (made["corrupt"] / "train" / "ten" / "bad.png").write_bytes(b"<html>not found</html>")
     save_file({"head.weight": torch.full((2, 2), float("nan"))}, tmp_path / "nan.safetensors")
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
+    (tmp_path / "latin.txt").write_bytes("straße".encode("latin-1"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "disguised.safetensors")
-    files = {"nan": "nan.safetensors", "pickle": "model.pth", "disguised": "disguised.safetensors"}
+    files = {
+        "latin": "latin.txt",
+        "nan": "nan.safetensors",
+        "pickle": "model.pth",
+        "disguised": "disguised.safetensors",
+    }
     return (
         made
         | {name: tmp_path / file for name, file in files.items()}

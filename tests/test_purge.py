@@ -111,7 +111,9 @@ def test_what_was_written_before_is_named(merged: Run, tmp_path: Path) -> None:
     assert merged("purge", "digits", "--json").json["elsewhere"] == ["merge of digits@1", "bundle of digits@2"]
 
 
-def test_a_base_that_went_along_and_what_another_branch_knew_are_named(merged: Run, digits: Path, tmp_path: Path) -> None:
+def test_a_base_that_went_along_and_what_another_branch_knew_are_named(
+    merged: Run, digits: Path, tmp_path: Path
+) -> None:
     assert merged("bundle", "digits", "--with-base", "-o", tmp_path / "all.kswap").code == 0
     assert merged("branch", "digits@1", "old").code == 0
     line = ("learn", "digits@old", "--data", digits, "--classes", "eight", "--again", "--preset", "fewest", "-q")

@@ -41,6 +41,8 @@ def analyze(
     """
     if bool(refs) == bool(study):
         raise UsageError("analyze takes versions, or --study DIR", "one of the two")
+    if split and not study:
+        raise UsageError("--split is of a study", "name it: --study DIR")
     if study:
         from kswapctl.operations.analyze import draw_study
 

@@ -30,12 +30,16 @@ from kswapctl.cli import (
     ship,
 )
 from kswapctl.cli.values import Command, Group
-from kswapctl.errors import DiskError, KswapError, MemoryShortError
+from kswapctl.errors import DiskError, KilledError, KswapError, MemoryShortError, StoppedError
 from kswapctl.operations.environment import SAME_INDEX, is_mismatch
 
 NO_MEMORY = ("can't allocate memory", "out of memory")
 """What torch says in a RuntimeError of its own."""
-DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG}
+DISK_ERRORS = {
+    (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG): "free some space, then run it again",
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM): "name another place, or change this one",
+}
+"""What the system may say of a place, and what helps."""
 
 
 class TerminatedError(BaseException):
@@ -53,9 +57,9 @@ class Commands(Group):
         except (KswapError, RegistryError) as error:
             _fail(error)
         except KeyboardInterrupt:
-            _fail(KswapError("interrupted; the registry is as it was"), 130)
+            _fail(StoppedError("interrupted: what was under way has registered nothing"))
         except TerminatedError:
-            _fail(KswapError("terminated; the registry is as it was"), 143)
+            _fail(KilledError("terminated: what was under way has registered nothing"))
         except MemoryError:
             _fail(MemoryShortError())
         except BrokenPipeError:
@@ -68,16 +72,17 @@ class Commands(Group):
                 raise
             _fail(KswapError("torchvision does not fit this torch", SAME_INDEX))
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            hint = next((hint for numbers, hint in DISK_ERRORS.items() if error.errno in numbers), "")
+            if not hint:
                 raise
-            _fail(DiskError(f"{error.strerror}: {error.filename or 'the disk'}", "free some space, then run it again"))
+            _fail(DiskError(f"{error.strerror}: {error.filename or 'the disk'}", hint))
 
 
-def _fail(error: KswapError | RegistryError, code: int | None = None) -> None:
+def _fail(error: KswapError | RegistryError) -> None:
     if os.environ.get("KSWAP_DEBUG"):
         raise error
-    render.error(error, error.exit_code if code is None else code)
-    raise typer.Exit(error.exit_code if code is None else code)
+    render.error(error, error.exit_code)
+    raise typer.Exit(error.exit_code)
 
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import typer
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import IntegrityError
+from kswapctl.errors import IntegrityError, UsageError
 from kswapctl.operations.home import create_place, open_home
 
 
@@ -25,6 +25,8 @@ def doctor(
 
     Example: `kswapctl doctor --deep`, `kswapctl doctor --env`
     """
+    if env and (deep or fix):
+        raise UsageError("--env looks at no registry", "leave out --deep and --fix, or --env")
     if env:
         return _libraries()
     with open_home(home, read_only=not fix) as registry, render.Live() as live:
@@ -125,6 +127,8 @@ def branch(
 
     Example: `kswapctl branch signs`, `kswapctl branch signs@2 night`, `kswapctl branch signs night --to 3`
     """
+    if to and not name:
+        raise UsageError("--to moves a branch, and none is named", "name it: MODEL NAME --to V; main is one of them")
     with open_home(home, read_only=not name) as registry:
         version = registry.resolve(ref)
         model = version.model

@@ -104,7 +104,8 @@ def swap(
         typer.Option(
             "--data",
             metavar="DIR",
-            help="Images of what is forgotten, and of what must stay while learning; else what was used before.",
+            help="Images of what is forgotten, and of what must stay while learning; "
+            "else what was used before, and --learn.",
         ),
     ] = "",
     order: Annotated[str, typer.Option(help="Letters l and f: lf, fl, flf, lfl.")] = "lf",

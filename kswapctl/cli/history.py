@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,8 +11,11 @@ from kswap_registry import Event, verify_history
 
 from kswapctl.cli import options, render
 from kswapctl.cli.look import place
-from kswapctl.errors import IntegrityError
+from kswapctl.errors import IntegrityError, UsageError
 from kswapctl.operations.home import open_home
+
+LEAST = 12
+"""Digits of a hash that nobody would hit on by chance."""
 
 
 def log(
@@ -19,16 +23,18 @@ def log(
     home: options.Home = None,
     limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
     verify: Annotated[bool, typer.Option("--verify", help="Instead: check the whole chain of entries.")] = False,
-    kept: Annotated[str, typer.Option(metavar="HASH", help="With --verify: a head hash noted earlier.")] = "",
+    kept: Annotated[
+        str, typer.Option(metavar="HASH", help="Check it, and that a hash noted earlier (or how it begins) is in it.")
+    ] = "",
     head: Annotated[bool, typer.Option("--head", help="Instead: print the hash to keep elsewhere.")] = False,
     json: options.Json = False,
 ) -> None:
     """Show who did what when, oldest first. An entry vouches for all before it: keep the last hash elsewhere.
 
-    Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f...`
+    Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f03a97c44`
     """
-    if verify or head:
-        return _chain(home, kept, verify or bool(kept))
+    if verify or head or kept:
+        return _chain(home, kept.lower().removesuffix("..."), verify or bool(kept))
     with open_home(home, read_only=True) as registry:
         if model:
             registry.model(model)  # an unknown one is an error, not an empty history
@@ -54,10 +60,12 @@ def log(
 
 
 def _chain(home: options.Home, kept: str, told: bool) -> None:
+    if kept and not re.fullmatch(rf"[0-9a-f]{{{LEAST},64}}", kept):
+        raise UsageError(f"{kept!r} is no hash", f"give what kswapctl log --head printed, or its first {LEAST} digits")
     with open_home(home, read_only=True) as registry:
         found = verify_history(registry, kept or None)
     if found.first_bad is not None:
-        raise IntegrityError(f"the history was tampered with: {found.reason}", "kswapctl doctor, or restore a backup")
+        raise IntegrityError(f"the history is not what it was: {found.reason}", "kswapctl doctor, or restore a backup")
     rows = [(found.head, f"{found.entries} entries, each as it was written")] if told else [(found.head,)]
     render.data(asdict(found), render.table("", [""] * len(rows[0]), rows))
 

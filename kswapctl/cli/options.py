@@ -50,7 +50,7 @@ RetainData = Annotated[
     ),
 ]
 RetainShare = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of each known class's training images shown again.")
+    float, typer.Option(min=0.0, max=1.0, help="Share of each known class's training images shown again, one at least.")
 ]
 RetainPerClass = Annotated[int | None, typer.Option(min=1, help="Instead: this many images of each known class.")]
 TargetForget = Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest accuracy left on what is forgotten.")]

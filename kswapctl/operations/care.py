@@ -75,6 +75,10 @@ def parse_grace(text: str) -> timedelta:
 def backup(registry: Registry, target: Path, overwrite: bool = False) -> Path:
     """Copy the registry as it is now, while it may be in use: into a new folder, or one ``.tar`` file."""
     if target.suffix != ARCHIVE:
+        if overwrite and target.exists():
+            raise UsageError(
+                f"{target} exists, and only a {ARCHIVE} file is overwritten", "remove it, or choose another name"
+            )
         copies.backup(registry, target)
         return target
     check_free(target, overwrite)

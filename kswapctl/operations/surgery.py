@@ -281,5 +281,5 @@ def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> 
     wanted = f"learn >= {targets.learn:.0%}" if kind == "learn" else f"forget <= {targets.forget:.0%}"
     progress.note(
         f"the targets were not met on the validation part ({reached}; asked for {wanted}, retain drop <= "
-        f"{targets.retain_drop:.0%}): try --set cycles=4, more --retain-share, or looser targets"
+        f"{targets.retain_drop:.0%}): try more --retain-share, looser targets, or --set cycles=4 of learn and forget"
     )

@@ -86,7 +86,15 @@ class Maker:
         _, outputs = self.subject.forward(example)  # also tells how wide features are, where the rest is recalled
         truth = self.task.truth(targets, outputs).to(device)
         place = (self.subject.blocks[0].name, *self.subject.watched, fingerprint({"truth": truth}))
-        key = key_of(self.network, repr(self.preprocessing), *place, str(dtype), str(self.subject.known_rows()), torch.__version__, flat)
+        key = key_of(
+            self.network,
+            repr(self.preprocessing),
+            *place,
+            str(dtype),
+            str(self.subject.known_rows()),
+            torch.__version__,
+            flat,
+        )
         if found := self.cache.recall(key, shape, dtype):
             activations, before = found
         else:
