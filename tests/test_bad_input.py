@@ -164,6 +164,14 @@ def test_skip_bad_goes_on_and_records_it(run, places: dict[str, Path], digits: P
     assert run(*history, "--skip-bad").code == 0
 
 
+def test_whole_weights_that_become_infinite_register_nothing(fresh: Path, invoke, state) -> None:
+    before = state(fresh)
+    settings = [part for text in ("lr=1e38", "steps=2", "cycles=1") for part in ("--set", text)]
+    ran = invoke(fresh, "forget", "digits", "--classes", "two", "--method", "salun", *settings)
+    assert (ran.code, clear(ran.err)) == (17, True), ran.err
+    assert state(fresh) == before
+
+
 @pytest.mark.parametrize("kind", ["learn", "forget"])
 def test_a_diverging_training_registers_nothing(fresh: Path, invoke, state, digits: Path, kind: str) -> None:
     before = state(fresh)

@@ -342,6 +342,20 @@ def test_every_family_goes_through_the_commands(shapes, tmp_path, invoke, kind):
         assert ran.code == 0, (line[0], ran.err)
 
 
+@pytest.mark.parametrize("name", ["ewc", "salun"])
+def test_images_of_a_detector_may_have_one_object_each(dense_home, shapes, tmp_path, invoke, name):
+    """Its object is the item, not the image: importances are of what the object's query answers."""
+    home = Path(shutil.copytree(dense_home, tmp_path / "home"))
+    data = Path(shutil.copytree(shapes["boxes"], tmp_path / "data"))
+
+    def leave_one(listed):
+        listed["annotations"] = list({a["image_id"]: a for a in reversed(listed["annotations"])}.values())
+
+    break_boxes(data, leave_one)
+    ran = invoke(home, "forget", "rt_detr", "--data", data, "--classes", "red", "--method", name, *FEWEST)
+    assert ran.code == 0, ran.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["digits", "rt_detr", "segformer"])
 @pytest.mark.parametrize(("name", "kind"), EVERY)

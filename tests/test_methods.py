@@ -146,6 +146,7 @@ def test_a_method_cites_its_source_and_explains_every_value(name, method):
     assert described["source"]
     assert described["summary"].endswith(".")
     assert all(p["help"] for p in described["parameters"])
+    assert {p["type"] for p in described["parameters"]} <= {"int", "float", "str", "bool"}
 
 
 @EACH
