@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from kswapctl.data.images import upright_size
 from kswapctl.data.sources import open_source
 from kswapctl.errors import DataError
 
@@ -109,6 +111,24 @@ def test_class_names_in_another_encoding_are_refused(masks: Path) -> None:
     (masks / "classes.txt").write_bytes("straße\nsky\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"classes\.txt is no UTF-8 text"):
         open_source(str(masks))
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one too large to decode: opening a set must not unfold it."""
+    file = io.BytesIO()
+    Image.new("L", (64, 32)).save(file, "PNG")
+    monkeypatch.setattr(Image.Image, "load", None)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert upright_size(file.getvalue(), "k") == (64, 32)
+
+
+@pytest.mark.parametrize(("data", "said"), [(b"", r"is empty \(0 bytes\)"), (b"<html>", "no image format known here")])
+def test_a_bad_image_beside_boxes_is_named_as_any_other(boxes: Path, data: bytes, said: str) -> None:
+    (boxes / "train" / "a.jpg").write_bytes(data)
+    source = open_source(str(boxes))
+    with pytest.raises(DataError, match=said) as raised:
+        source.read(source.samples[0])
+    assert "--skip-bad" in raised.value.hint
 
 
 def test_a_list_of_classes_beside_class_folders_makes_no_masks_of_them(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_data_that_is_gone_is_not_needed_where_other_data_is_named(run_fresh, di
     ran = run_fresh(*line)
     assert (ran.code, "no such data" in ran.err) == (3, True)
     assert run_fresh(*line, "--data", digits).code == 0
+    assert run_fresh("forget", "moved", "--classes", "three", "--preset", "fewest").code == 3  # one of two is gone
 
 
 def test_a_stack_of_ten_evaluates_rolls_back_and_merges(run_fresh, fresh: Path, digits: Path, tmp_path: Path) -> None:

@@ -68,10 +68,15 @@ def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path)
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("blocks: lats", "'lats' names no blocks"), ("precision: fp4", "fp4"), ("device: warp", "warp")],
+    [
+        ("blocks: lats", "'lats' names no blocks"),
+        ("set: {blocks: lats}", "'lats' names no blocks"),
+        ("precision: fp4", "fp4"),
+        ("device: warp", "warp"),
+    ],
 )
 def test_what_no_operation_could_be_done_with_is_told_before_any(run_fresh, plan: Path, line: str, said: str) -> None:
-    plan.write_text(plan.read_text() + f"    {line}\n")
+    plan.write_text(plan.read_text().replace("    set: {beta: 1.5}\n", f"    {line}\n"))
     ran = run_fresh("apply", plan, "--dry-run")
     assert (ran.code, said in ran.err) == (2, True)
     assert "operations[1]" in ran.err

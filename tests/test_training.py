@@ -21,6 +21,7 @@ from kswap_registry import Registry
 from torch import nn
 
 from kswapctl.data.views import make_views, mix_views
+from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
@@ -128,6 +129,11 @@ def test_the_same_network_fed_otherwise_finds_nothing(fresh: Path, digits: Path,
     line = ["brighter" if word == "digits" else word for word in FORGET]
     assert invoke(fresh, *line, "--cache-dir", folder).code == 0
     assert len(list(folder.iterdir())) == 2 * kept
+
+
+def test_a_method_s_penalty_is_a_part_of_its_loss(fresh: Path, invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Method, "penalty", lambda *_: {"penalty": torch.tensor(float("nan"), requires_grad=True)})
+    assert invoke(fresh, *FORGET).code == 17
 
 
 def test_memory_ends(tmp_path: Path) -> None:

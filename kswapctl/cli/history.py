@@ -24,8 +24,9 @@ def log(
     limit: Annotated[int, typer.Option(min=1, help="Most entries, the latest.")] = 50,
     verify: Annotated[bool, typer.Option("--verify", help="Instead: check the whole chain of entries.")] = False,
     kept: Annotated[
-        str, typer.Option(metavar="HASH", help="Check it, and that a hash noted earlier (or how it begins) is in it.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="HASH", help="Check it, and that a hash noted earlier (or how it begins) is in it."),
+    ] = None,
     head: Annotated[bool, typer.Option("--head", help="Instead: print the hash to keep elsewhere.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -33,8 +34,10 @@ def log(
 
     Example: `kswapctl log signs`, `kswapctl log --head`, `kswapctl log --verify --kept 5e1f03a97c44`
     """
-    if verify or head or kept:
-        return _chain(home, kept.lower().removesuffix("..."), verify or bool(kept))
+    if verify or head or kept is not None:
+        if model:
+            raise UsageError("the chain is of all models together", f"leave out {model}")
+        return _chain(home, kept, told=verify or kept is not None)
     with open_home(home, read_only=True) as registry:
         if model:
             registry.model(model)  # an unknown one is an error, not an empty history
@@ -59,11 +62,12 @@ def log(
     return None
 
 
-def _chain(home: options.Home, kept: str, told: bool) -> None:
-    if kept and not re.fullmatch(rf"[0-9a-f]{{{LEAST},64}}", kept):
+def _chain(home: options.Home, kept: str | None, told: bool) -> None:
+    wanted = None if kept is None else kept.lower().removesuffix("...")
+    if wanted is not None and not re.fullmatch(rf"[0-9a-f]{{{LEAST},64}}", wanted):
         raise UsageError(f"{kept!r} is no hash", f"give what kswapctl log --head printed, or its first {LEAST} digits")
     with open_home(home, read_only=True) as registry:
-        found = verify_history(registry, kept or None)
+        found = verify_history(registry, wanted)
     if found.first_bad is not None:
         raise IntegrityError(f"the history is not what it was: {found.reason}", "kswapctl doctor, or restore a backup")
     rows = [(found.head, f"{found.entries} entries, each as it was written")] if told else [(found.head,)]

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kswapctl.data.images import upright_size
 from kswapctl.data.marks import Box, Boxes
 from kswapctl.data.sources import SPLITS, Sample, Source, read_parts
-from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError, UnsafeInputError
 
 SLACK = 2.0

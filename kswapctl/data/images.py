@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.data import create_transform
 from torch import Tensor
 
 from kswapctl.data.marks import Mark, stack
@@ -28,6 +27,9 @@ MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: a small file can unfold to gigabytes."""
 MAX_BAD_SHARE = 0.01
 """With ``--skip-bad``, above this share of unreadable images the data as a whole is refused."""
+
+ORIENTATION, SIDEWAYS = 0x0112, {5, 6, 7, 8}
+"""The Exif tag that says how a camera was held, and its values where width and height change places."""
 
 THREADED = 32_768
 """Bytes of an image file from which on threads pay."""
@@ -145,12 +147,7 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
     Empty, truncated, oversized or unknown files are a :class:`DataError`; of an animation the first frame
     counts; transparency is dropped; 16-bit grey is scaled to 8.
     """
-    if not data:
-        raise DataError(f"image {key} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+    with _opened(data, key) as image:
         image.load()
         if image.getexif():
             image = ImageOps.exif_transpose(image)
@@ -161,6 +158,26 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
         if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
             image = image.convert("RGBA")  # Pillow warns of the direct way
         return image.convert("L" if channels == 1 else "RGB")
+
+
+def upright_size(data: bytes, key: str) -> tuple[int, int]:
+    """Width and height of the image once it is upright, without decoding it: annotations are made on what is seen."""
+    with _opened(data, key) as image:
+        # of a PNG, Pillow would decode all pixels to look for Exif data behind them
+        sideways = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION) in SIDEWAYS
+        return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+@contextmanager
+def _opened(data: bytes, key: str) -> Iterator[Image.Image]:
+    """The image before it is decoded; whatever Pillow finds wrong with it, also later, is a :class:`DataError`."""
+    if not data:
+        raise DataError(f"image {key} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+        yield image
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,
@@ -183,6 +200,8 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    from timm.data import create_transform  # only here: who opens a source needs no timm
+
     transform: Callable[[Image.Image], Tensor] = create_transform(
         preprocessing.input_size,
         interpolation=preprocessing.interpolation,

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kswapctl.data.images import upright_size
 from kswapctl.data.marks import Mask
 from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source, read_parts
-from kswapctl.data.upright import upright_size
 from kswapctl.errors import DataError
 
 CLASSES = "classes.txt"

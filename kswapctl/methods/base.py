@@ -207,7 +207,7 @@ class Method:
         """The group-sparse penalty where it is a term of the loss; nothing where it is a proximal step, or off."""
         if self.proximal or not self.sparsity or self.form == "whole":
             return {}
-        return {"sparsity": self.sparsity * group_sparsity(context.groups)}
+        return {"group sparsity": self.sparsity * group_sparsity(context.groups)}
 
     def backward(self, context: Context, losses: Mapping[str, Tensor]) -> None:
         """Leave the gradients of a step in the parameters; a method may mask or project them."""

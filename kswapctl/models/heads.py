@@ -27,7 +27,7 @@ def classifier_path(model: nn.Module) -> str:
     if not isinstance(path, str) or not isinstance(model.get_submodule(path), nn.Linear | GrowingHead):
         raise DataError(
             f"{type(model).__name__} has no single linear classifier (found {path!r})",
-            "choose a model with one, or give it classes",
+            "choose a model with one, or --no-pretrained and --classes for a new one",
         )
     return path
 

@@ -9,8 +9,9 @@ from kswap_registry import Model, Registry, Version
 
 from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
+from kswapctl.methods import find_method
 from kswapctl.models.blocks import Block, choose_blocks
-from kswapctl.operations.change import apply
+from kswapctl.operations.change import apply, naming
 from kswapctl.operations.material import foresee
 from kswapctl.operations.surgery import AUTO
 from kswapctl.operations.versions import knowledge_of
@@ -65,18 +66,25 @@ def apply_plan(
     registry: Registry, model: str, lines: Sequence[Line], changes: Sequence[Change], command: str, progress: Progress
 ) -> list[Line]:
     """Do the operations that are still to do; each is registered before the next begins."""
-    done = []
-    for line, change in zip(lines, changes, strict=True):
-        version = line.version or apply(registry, model, change, command, progress).version.ref
-        done.append(Line(line.change, version, line.images))
+    done: list[Line] = []
+    made: list[str] = []
+    with naming(made):
+        for line, change in zip(lines, changes, strict=True):
+            version = line.version
+            if not version:
+                version = apply(registry, model, change, command, progress).version.ref
+                made.append(version)
+            done.append(Line(line.change, version, line.images))
     return done
 
 
 def _check_feasible(model: Model, change: Change) -> None:
     """The blocks are the model's, and the device and the precision are to be had here."""
     pick_precision(change.precision, pick_device(change.device))
-    if change.blocks not in {"", AUTO}:
-        choose_blocks(tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"]), change.blocks)
+    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
+    choice = change.blocks or method.blocks
+    if choice != AUTO:
+        choose_blocks(tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"]), choice)
 
 
 def _since(registry: Registry, head: Version, first: Version) -> list[Version]:

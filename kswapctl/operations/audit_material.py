@@ -233,7 +233,7 @@ def _controls(subject: Subject, sources: Sequence[Source], request: Request) -> 
     classes = tuple(sorted((trained & tested) - known))
     if request.control and len(classes) < FEWEST_CONTROLS:
         raise DataError(
-            f"{request.control} has {len(classes)} classes that the model never knew",
+            f"{request.control} has {len(classes)} never-known classes with images to train and images to test on",
             f"a control needs at least {FEWEST_CONTROLS}",
         )
     return found, classes

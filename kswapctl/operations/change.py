@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,17 +101,26 @@ def apply_all(
     head = registry.resolve(name)
     planned = _plan(knowledge_of(registry.model(head.model), head), changes) if len(changes) > 1 else changes
     results: list[Result] = []
-    try:
+    kept: list[str] = []
+    with naming(kept):
         for change in planned:
             if is_follower():
                 follow(registry, name, change)
             else:
                 results.append(apply(registry, name, change, command, progress, onto))
-    except (KswapError, RegistryError) as error:
-        if results:
-            error.message += f" (done before that, and kept: {', '.join(r.version.ref for r in results)})"
-        raise
+                kept.append(results[-1].version.ref)
     return results
+
+
+@contextmanager
+def naming(kept: Sequence[str]) -> Iterator[None]:
+    """An error within names the versions that were made before it: they stay."""
+    try:
+        yield
+    except (KswapError, RegistryError) as error:
+        if kept:
+            error.message += f" (done before that, and kept: {', '.join(kept)})"
+        raise
 
 
 def _plan(knowledge: Knowledge, changes: Sequence[Change]) -> list[Change]:

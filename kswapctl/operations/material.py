@@ -24,21 +24,28 @@ class Material:
     retained: Parts
     missing: tuple[str, ...]
     """Classes to retain of which there are no images."""
+    gone: tuple[str, ...] = ()
+    """What is wrong with data used before that cannot be opened any more."""
 
 
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
     opened = functools.cache(open_source)
     before, gone = _used_before(knowledge, opened)
+    if gone and not change.source:
+        raise gone[0]
     sources = [opened(change.source)] if change.source else before
     if not sources:
-        raise gone[0] if gone else UsageError("no data to take images from", "name it: --data DIR")
+        raise UsageError("no data to take images from", "name it: --data DIR")
     check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
     classes = check(knowledge, change, sources)
     found, absent = first_with(sources, classes)
     if absent:
         sources[0].require(absent)
-        raise DataError(f"class {absent[0]!r} has no training image in {sources[0].name}", "add some to its train part")
+        raise DataError(
+            f"class {absent[0]!r} has no training image in {sources[0].name}",
+            "add some to its train part, or name the other classes: --classes",
+        )
     known = tuple(c for c in knowledge.known if c not in classes)
     retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
     told = retain[0].name if change.retain_source else ""
@@ -49,7 +56,8 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
             f"no images of any of the {len(known)} classes to retain in {sources[0].name}",
             "name them with --retain-data, or when adding the model: kswapctl add --data",
         )
-    return Material(change, known, changed_part(sources, classes, change.rehearsal, change.seed), retained, missing)
+    changed = changed_part(sources, classes, change.rehearsal, change.seed)
+    return Material(change, known, changed, retained, missing, tuple(error.message for error in gone))
 
 
 def foresee(knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:

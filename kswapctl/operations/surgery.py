@@ -134,6 +134,8 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
             f"no images of {len(material.missing)} classes that must stay ({', '.join(material.missing[:3])} ...): "
             "name more data with --retain-data"
         )
+        for problem in material.gone:
+            progress.note(problem)
     for part in chosen.values():
         check_marks(part, TASKS[composed.spec.task].marks)
     progress.stage("reading images", sum(map(count, chosen.values())))

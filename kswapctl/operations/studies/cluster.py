@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kswapctl.errors import KswapError, UsageError
-from kswapctl.operations.studies.run import work_alone
+from kswapctl.errors import TeamError, UsageError
+from kswapctl.operations.studies.run import prepare, work_alone
 from kswapctl.operations.studies.schema import Study
 from kswapctl.progress import Progress
 
@@ -22,6 +22,7 @@ def run_jobs(study: Study, given: dict[str, str], folder: Path, jobs: int, clust
         import submitit
     except ImportError as error:
         raise UsageError("--cluster needs submitit", "in a clone: uv sync --extra cluster") from error
+    prepare(study, given, folder)
     try:
         executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
     except (RuntimeError, ValueError) as error:
@@ -33,4 +34,4 @@ def run_jobs(study: Study, given: dict[str, str], folder: Path, jobs: int, clust
     progress.note(f"submitted {', '.join(job.job_id for job in submitted)}; their output is in {folder / 'jobs'}")
     for job in submitted:
         if failure := job.exception():
-            raise KswapError(f"job {job.job_id} failed: {str(failure).splitlines()[-1]}", f"see {job.paths.stderr}")
+            raise TeamError(f"job {job.job_id} failed: {str(failure).splitlines()[-1]}", f"see {job.paths.stderr}")

@@ -36,9 +36,7 @@ def run_study(
 
     The same command again goes on where it stopped, and beside one that runs, also on another machine, it helps.
     """
-    cells = cells_of(study, given)
-    place(study, given, study.base)
-    made_folder(folder)
+    cells = prepare(study, given, folder)
     left = [c for c in cells if not result_file(folder, c.key).is_file()]
     progress.stage(f"{study.name}: {len(cells)} cells, {len(cells) - len(left)} done before", len(left))
     if workers == 1:
@@ -46,6 +44,14 @@ def run_study(
     elif left:
         _in_processes(study, given, folder, min(workers, len(left)), cells, progress)
     return results_of(study, given, folder)
+
+
+def prepare(study: Study, given: dict[str, str], folder: Path) -> list[Cell]:
+    """The cells, once the base is named and ``folder`` is there."""
+    cells = cells_of(study, given)
+    place(study, given, study.base)
+    made_folder(folder)
+    return cells
 
 
 def results_of(study: Study, given: dict[str, str], folder: Path) -> list[dict[str, Any]]:
