@@ -209,7 +209,8 @@ def test_every_point_in_the_code_is_reached(parcel: Path) -> None:
     source = "".join(path.read_text() for path in folder.glob("*.py"))
     written = set(re.findall(r'\bpoint\("([^"]+)"\)', source))
     assert written == {name for name in faults.POINTS if name.startswith(PREFIXES[:-1])}
-    assert written <= {run.split(" ")[1] for run in RUNS} or not RUNS
+    if {run.split(" ")[0] for run in RUNS} == set(SCENARIOS):  # else another worker ran some of them
+        assert written <= {run.split(" ")[1] for run in RUNS}
 
 
 def test_the_faults_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
