@@ -62,7 +62,7 @@ def write_network(folder: Path, kind: str, classes: tuple[str, ...] = ("red", "g
     torch.manual_seed(0)
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()
-    network = getattr(hf, NETWORKS[kind][0])(_config(hf, kind, dict(enumerate(classes))))
+    network = getattr(hf, (NETWORKS | TIMM)[kind][0])(_config(hf, kind, dict(enumerate(classes))))
     network.save_pretrained(folder)
     side = LARGER if kind == "deformable_detr" else SIDE
     fed = {"image_mean": [0.5] * 3, "image_std": [0.3] * 3, "size": {"height": side, "width": side}}
@@ -79,6 +79,8 @@ NETWORKS = {
     "mask2former": ("Mask2FormerForUniversalSegmentation", "masks"),
 }
 """Class, and which of the folders it is fed with."""
+TIMM = {"detr_timm": ("DetrForObjectDetection", "boxes")}
+"""The same with a backbone that timm builds."""
 
 
 def _config(hf, kind, names):
@@ -99,6 +101,11 @@ def _config(hf, kind, names):
     if kind == "detr":
         backbone = hf.ResNetConfig(**plain, out_features=["stage4"])
         return hf.DetrConfig(use_timm_backbone=False, backbone_config=backbone, d_model=16, **detr, **heads, **named)
+    if kind == "detr_timm":
+        return hf.DetrConfig(
+            use_timm_backbone=True, backbone="test_resnet", use_pretrained_backbone=False, d_model=16, **detr, **heads,
+            **named,
+        )  # fmt: skip
     if kind == "yolos":
         return hf.YolosConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
 from timm.models import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
@@ -82,10 +81,3 @@ def _copy(graph: fx.Graph) -> fx.Graph:
 def _is_impure(node: fx.Node) -> bool:
     """Only inputs must stay; timm's shape assertions may go."""
     return node.op in {"placeholder", "output"}
-
-
-def activation_bytes(below: nn.Module, image: torch.Tensor) -> int:
-    """Bytes that one image's activation takes in bf16; ``image`` is (1, C, H, W)."""
-    with torch.no_grad():
-        activation: torch.Tensor = below(image)
-    return 2 * activation[0].numel()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import transformers
 from torch import nn
 
@@ -21,6 +22,8 @@ UNSAID = {
     "tie_word_embeddings", "use_pretrained_backbone",
 }  # fmt: skip
 """What a configuration says that is no part of the network's shape, or is set here."""
+TIMM = "timm_backbone"
+"""The kind of a backbone that timm builds, by the name in its ``backbone``."""
 ALWAYS: dict[str, dict[str, Any]] = {
     "rt_detr": {"num_denoising": 0},  # an embedding of class names for training, which nothing reads afterwards
     "deformable_detr": {"two_stage": False},
@@ -98,7 +101,7 @@ def configure(architecture: str, arguments: Mapping[str, Any], classes: int) -> 
     kind = architecture.removeprefix(PREFIX)
     family = find_family(architecture)
     for name in arguments:
-        if name.rpartition(NESTED)[2] in UNSAID:
+        if name.rpartition(NESTED)[2] in UNSAID and not _is_timm_backbone(name, arguments):
             raise UnsafeInputError(f"the argument {name} would make transformers open another file", "leave it out")
     values = _nested(arguments) | ALWAYS.get(kind, {})
     if "backbone_config" in values:
@@ -112,6 +115,13 @@ def configure(architecture: str, arguments: Mapping[str, Any], classes: int) -> 
         raise UsageError(f"transformers cannot build {kind} with {dict(arguments)}: {error}") from error
     config.tie_word_embeddings = False  # else PEFT asks a detector for its word embeddings
     return config
+
+
+def _is_timm_backbone(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether an argument names a network of timm's, which is built and not fetched."""
+    above, _, last = name.rpartition(NESTED)
+    kind, value = arguments.get(f"{above}{NESTED}model_type"), str(arguments[name])
+    return last == "backbone" and kind == TIMM and ":" not in value and "/" not in value and timm.is_model(value)
 
 
 def kind_of(family: Family) -> type[nn.Module]:
@@ -140,7 +150,8 @@ def adopt(network: Any, family: Family) -> Dense:
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if name.startswith("_") or name in UNSAID or (name == "model_type" and not above):
+        inside_timm = name == "backbone" and values.get("model_type") == TIMM
+        if name.startswith("_") or (name in UNSAID and not inside_timm) or (name == "model_type" and not above):
             continue
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{above}{name}{NESTED}")

@@ -103,20 +103,26 @@ def _preprocessing(source: str, config: Any, stated: dict[str, Any], preprocessi
     said: dict[str, Any] = USUAL | _processor(source)
     if said.get("do_normalize") is False:
         said |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    size = said.get("size")
-    side = getattr(config, "image_size", None) or SIDE
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    if isinstance(size, dict):
-        height = size.get("height") or size.get("shortest_edge") or height
-        width = size.get("width") or size.get("shortest_edge") or width
+    height, width = _sides(said.get("size") or getattr(config, "image_size", None) or SIDE, source)
     height, width = stated.get("height", height), stated.get("width", width)
     return Preprocessing(
-        input_size=(3, int(height or SIDE), int(width or SIDE)),
+        input_size=(3, int(height), int(width)),
         mean=tuple(map(float, preprocessing.get("mean") or said["image_mean"])),
         std=tuple(map(float, preprocessing.get("std") or said["image_std"])),
         interpolation="bilinear",
         crop_mode="squash",
     )
+
+
+def _sides(size: Any, source: str) -> tuple[int, int]:
+    """Height and width: of one number, of two, or of what names them, as repositories of all ages have it."""
+    found = (size, size) if isinstance(size, int) else size
+    if isinstance(size, dict):
+        names = (("height", "width"), ("shortest_edge", "shortest_edge"), ("max_height", "max_width"))
+        found = next(((size[h], size[w]) for h, w in names if size.get(h) and size.get(w)), ())
+    if not (isinstance(found, list | tuple) and len(found) == 2 and all(isinstance(s, int) and s > 0 for s in found)):
+        raise DataError(f"{PROCESSOR} of {source} has the size {size!r}", "name a height and a width")
+    return found[0], found[1]
 
 
 def _processor(source: str) -> dict[str, Any]:
