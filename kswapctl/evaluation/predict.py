@@ -60,7 +60,7 @@ def _run(
             report(len(part))
         return kept
 
-    parts = pixels.split(BATCH if pixels.shape[-1] < LARGE else BATCH // 8)
+    parts = pixels.split(batch_of(pixels))
     if not len(pixels):
         return torch.empty(0, 0)
     if device.type != "cpu":
@@ -69,26 +69,32 @@ def _run(
         return torch.cat(spread(run, parts))
 
 
+def batch_of(pixels: Tensor) -> int:
+    """Images per forward of (N, C, H, W)."""
+    return BATCH if pixels.shape[-1] < LARGE else BATCH // 8
+
+
 @torch.inference_mode()
-def predict_each(
+def answer_each(
+    task: Task,
     halves: tuple[nn.Module, nn.Module],
     versions: Sequence[Weights],
     pixels: Tensor,
     preprocessing: Preprocessing,
     report: Callable[[int], None],
 ) -> list[Tensor]:
-    """For each of ``versions``, (N, K) fp32 logits of (N, C, H, W) uint8 images, on the CPU.
+    """For each of ``versions``, what :func:`answer` gives for (N, C, H, W) uint8 images.
 
     ``halves`` is a network cut at a block: the part below runs once for all versions, the part above once for each,
     with the version's weights in place of its own.
     """
     below, above = halves
-    device = next(above.parameters()).device
-    outputs: list[list[Tensor]] = [[] for _ in versions]
+    device, size = next(above.parameters()).device, (pixels.shape[-2], pixels.shape[-1])
+    answers: list[list[Tensor]] = [[] for _ in versions]
     with one_core_each():
-        for part in pixels.split(BATCH * cores()):
+        for part in pixels.split(batch_of(pixels) * (cores() if device.type == "cpu" else 1)):
             shared = run_spread(functional_call, below, {}, normalise(part.to(device), preprocessing))
-            for found, weights in zip(outputs, versions, strict=True):
-                found.append(run_spread(functional_call, above, weights, shared).float().cpu())
+            for found, weights in zip(answers, versions, strict=True):
+                found.append(task.answers(run_spread(functional_call, above, weights, shared).float(), size).cpu())
             report(len(part))
-    return [torch.cat(found) for found in outputs]
+    return [torch.cat(found) for found in answers]

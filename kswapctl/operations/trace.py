@@ -10,7 +10,7 @@ from kswap_registry import Registry, Version
 from torch import Tensor, nn
 
 from kswapctl.data.images import Images
-from kswapctl.evaluation.predict import predict_each
+from kswapctl.evaluation.predict import answer_each
 from kswapctl.evaluation.scores import Evaluation, evaluate
 from kswapctl.models.blocks import Block, find_blocks
 from kswapctl.models.cut import cut
@@ -20,7 +20,7 @@ from kswapctl.operations.look import test_images
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device
-from kswapctl.tasks import TASKS
+from kswapctl.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ def trace(
     base = registry.resolve(f"{version.model}@base")
     versions = [load_version(registry, v) for v in (base, *registry.stack(version))]
     images = test_images(versions[-1], data, skip_bad=skip_bad, progress=progress)
-    outputs = predict_versions(versions, images, device, progress)
     task = TASKS[versions[0].spec.task]
-    size = (images.pixels.shape[-2], images.pixels.shape[-1])
-    answers = [task.answers(found, size) for found in outputs]
+    answers = answer_versions(task, versions, images, device, progress)
     every = images.targets(versions[-1].knowledge.classes)
     traces = []
     for composed, mine in zip(versions, answers, strict=True):
@@ -60,15 +58,17 @@ def _known(images: Images, classes: Sequence[str]) -> list[int]:
     return [i for i, sample in enumerate(images.samples) if images.marks or sample.label in classes]
 
 
-def predict_versions(versions: Sequence[Composed], images: Images, device: str, progress: Progress) -> list[Tensor]:
-    """(N, K) logits of each version, each with its own number of classes."""
+def answer_versions(
+    task: Task, versions: Sequence[Composed], images: Images, device: str, progress: Progress
+) -> list[Tensor]:
+    """What ``task`` keeps of each version's outputs, each with its own number of classes."""
     where = pick_device(device)
     network = versions[0].network().to(where)
     progress.stage("evaluating", len(images))
     changed = changed_weights(versions)
     weights = [{name: c.weights[name].to(where) for name in changed} for c in versions]
     halves = cut_below(network, changed)
-    return predict_each(halves, weights, images.pixels, versions[0].spec.preprocessing, progress.advance)
+    return answer_each(task, halves, weights, images.pixels, versions[0].spec.preprocessing, progress.advance)
 
 
 def changed_weights(versions: Sequence[Composed]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kswapctl.data.images import Images, normalise
-from kswapctl.evaluation.predict import BATCH, answer
+from kswapctl.evaluation.predict import answer, batch_of
 from kswapctl.evaluation.scores import Evaluation, evaluate
 from kswapctl.models.blocks import find_blocks
 from kswapctl.models.heads import classifier_path
@@ -18,7 +18,7 @@ from kswapctl.operations.look import test_images
 from kswapctl.operations.trace import changed_weights, cut_below
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Silent
-from kswapctl.tasks import TASKS
+from kswapctl.tasks import TASKS, Task
 
 
 class Gauge:
@@ -44,12 +44,11 @@ class Gauge:
             before = answer(task, self.base.network(), images.pixels, self.base.spec.preprocessing)
             self.part = key, images, before
         _, images, before = self.part
-        size = (images.pixels.shape[-2], images.pixels.shape[-1])
-        answers = task.answers(self._outputs(composed, images, key), size)
+        answers = self._answers(task, composed, images, key)
         return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge)
 
     @torch.inference_mode()
-    def _outputs(self, composed: Composed, images: Images, key: object) -> Tensor:
+    def _answers(self, task: Task, composed: Composed, images: Images, key: object) -> Tensor:
         changed = changed_weights([self.base, composed])
         network = self.base.network()
         below, above = cut_below(network, changed)
@@ -58,9 +57,11 @@ class Gauge:
         if self.shared[0] != border:
             self.shared = ((), torch.empty(0))
             fed = self.base.spec.preprocessing
-            self.shared = border, torch.cat([below(normalise(part, fed)) for part in images.pixels.split(BATCH)])
-        parts = self.shared[1].split(BATCH)
-        return torch.cat([functional_call(above, weights, (part,)).float() for part in parts])
+            parts = images.pixels.split(batch_of(images.pixels))
+            self.shared = border, torch.cat([below(normalise(part, fed)) for part in parts])
+        size = (images.pixels.shape[-2], images.pixels.shape[-1])
+        shared = self.shared[1].split(batch_of(images.pixels))
+        return torch.cat([task.answers(functional_call(above, weights, (part,)).float(), size) for part in shared])
 
 
 def _touched(network: nn.Module, changed: Sequence[str]) -> tuple[str, ...]:

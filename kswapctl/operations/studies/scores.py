@@ -39,8 +39,10 @@ def measure(scores: Evaluation, sets: Sets, order: str, before: Mapping[str, Any
     """
     forgets = order.count("f")
     current = max(0, forgets - 1)
-    now = {c.name: (c.images, c.accuracy if order else c.base) for c in scores.per_class}
-    base = {c.name: (c.images, c.base) for c in scores.per_class}
+    # of classifiers each image counts, of mAP and mIoU each class: as the evaluation has it
+    counts = {c.name: c.images if scores.metric == "accuracy" else 1 for c in scores.per_class}
+    now = {c.name: (counts[c.name], c.accuracy if order else c.base) for c in scores.per_class}
+    base = {c.name: (counts[c.name], c.base) for c in scores.per_class}
     goes = sets.task(current)
     earlier = [c for task in sets.tasks[:current] for c in task if c not in goes]
     stays = [c for c in sets.known if c not in goes and c not in earlier]
@@ -75,6 +77,6 @@ def _less(one: float | None, other: float | None) -> float | None:
 
 
 def _accuracy(rates: Mapping[str, tuple[int, float]], classes: Collection[str]) -> float | None:
-    """Percent right over all images of ``classes``; None where there is none."""
+    """Percent right over all that ``classes`` count for; None where there is none."""
     images = sum(rates[c][0] for c in classes if c in rates)
     return 100 * sum(rates[c][0] * rates[c][1] for c in classes if c in rates) / images if images else None
