@@ -107,6 +107,18 @@ def test_diff_tells_accuracy_by_set_and_change_by_block(look) -> None:
     assert any(b["change"] > 0 for b in shown["blocks"])
 
 
+def test_diff_compares_branches_that_learned_different_classes(run_fresh, digits: Path) -> None:
+    """The new row has the same number in both; a version does not know what only the other has learned."""
+    assert run_fresh("branch", "digits", "night").code == 0
+    for name, classes in (("digits", "eight"), ("digits@night", "nine")):
+        line = ("learn", name, "--data", digits, "--classes", classes, "--preset", "few", "-q")
+        assert run_fresh(*line).code == 0
+    for one, two in (("digits@1", "digits@2"), ("digits@2", "digits@1")):
+        before, after = run_fresh("diff", one, two, "--json").json["accuracies"]["learned"]
+        assert before == 0.0
+        assert after > 0.5
+
+
 def test_a_version_does_not_differ_from_itself(look) -> None:
     shown = look("diff", "digits@1", "digits@1", "--json").json
     assert all(b["change"] == 0 for b in shown["blocks"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from kswap_registry import Registry, Version
@@ -11,7 +11,7 @@ from kswap_registry import Registry, Version
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_marks, count, gather, once
 from kswapctl.data.sources import open_source
-from kswapctl.data.splits import test_part
+from kswapctl.data.splits import all_tested, test_part
 from kswapctl.errors import DataError, UsageError
 from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import Evaluation, evaluate
@@ -43,7 +43,10 @@ class Difference:
 
 
 def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progress: Progress) -> Images:
-    """The test images of every class the version has a row for, each class from the first source that has it."""
+    """The test images of every class the version has a row for, each class from the first source that has it.
+
+    Where boxes are marked these are all of that source: what is answered to images without one is wrong.
+    """
     chosen = _choose(composed.knowledge, data)
     check_marks(chosen, TASKS[composed.spec.task].marks)
     progress.stage("reading images", count(chosen))
@@ -61,10 +64,11 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
     left = set(knowledge.classes)
     for name in names:
         source = open_source(name)
-        here = left & set(source.classes)
-        samples = test_part(source, here)
-        chosen.append((source, once(source, samples)))
-        left -= {s.label for s in samples}
+        here = {s.label for s in test_part(source, left & set(source.classes))}
+        if here:
+            samples = all_tested(source) if source.marks == "boxes" else test_part(source, here)
+            chosen.append((source, once(source, samples)))
+            left -= here
     if not count(chosen):
         raise DataError(
             f"{', '.join(names)} has no test image of any class of the model",
@@ -86,11 +90,16 @@ def evaluate_version(
 def _evaluate(
     pair: tuple[Composed, Composed], images: Images, knowledge: Knowledge, device: torch.device, progress: Progress
 ) -> Evaluation:
-    """Scores of the first beside the second's, by the sets of ``knowledge``."""
+    """Scores of the first beside the second's, by the sets of ``knowledge``, which has the classes of both."""
     progress.stage("evaluating", 2 * len(images))
     task = TASKS[pair[0].spec.task]
+    position = {name: row for row, name in enumerate(knowledge.classes)}
     answers, before = (
-        answer(task, c.network().to(device), images.pixels, c.spec.preprocessing, progress.advance) for c in pair
+        task.renamed(
+            answer(task, c.network().to(device), images.pixels, c.spec.preprocessing, progress.advance),
+            torch.tensor([position[name] for name in c.knowledge.classes]),
+        )
+        for c in pair
     )
     return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge)
 
@@ -102,7 +111,9 @@ def compare(registry: Registry, first: Version, second: Version, data: Sequence[
     if not data and not two.knowledge.sources:
         return Difference({}, blocks)
     images = test_images(two, data, skip_bad=False, progress=progress)
-    scores = _evaluate((two, one), images, two.knowledge, pick_device("cpu"), progress)
+    every = tuple(dict.fromkeys((*two.knowledge.classes, *one.knowledge.classes)))
+    knowledge = replace(two.knowledge, classes=every)  # the first may name classes that the second has no row for
+    scores = _evaluate((two, one), images, knowledge, pick_device("cpu"), progress)
     return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
 
 

@@ -117,6 +117,10 @@ class Task(Protocol):
         """What is kept of B images' outputs to measure them; ``size`` is the input's height and width."""
         ...
 
+    def renamed(self, answers: Tensor, rows: Tensor) -> Tensor:
+        """``answers`` with the (K,) new ``rows`` of the classes: another version's, to be measured beside its own."""
+        ...
+
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
         """Compare answers with targets for a classifier of ``rows``; for those ``gone`` nothing is right any more."""
         ...

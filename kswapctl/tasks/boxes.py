@@ -30,22 +30,26 @@ class Precision:
     """(N, M, 6): row (-1 for none), centre and size in [0, 1], 1 for a crowd."""
 
     def count(self, row: int) -> int:
-        """Images with an object of the class."""
-        return int((self.targets[..., 0] == row).any(1).sum())
+        """Images with an object of the class; a crowd is none, as it counts for nothing."""
+        return self.images([row])
 
     def images(self, rows: Sequence[int]) -> int:
         """Images with an object of one of the classes."""
-        return int(select(self.targets[..., 0], rows).any(1).sum())
+        return int(self._objects(rows).any(1).sum())
 
     def score(self, rows: Sequence[int]) -> dict[str, float]:
         """MAP (over overlaps of 50% to 95%) and mAP50, means over the classes of ``rows`` that have objects."""
-        if not bool((select(self.targets[..., 0], rows) & (self.targets[..., 5] == 0)).any()):
+        if not bool(self._objects(rows).any()):
             return {"mAP": math.nan, "mAP50": math.nan}
         metric = _metric()
         for answers, targets in zip(self.answers, self.targets, strict=True):
             metric.update([_answered(answers, rows)], [_marked(targets, rows)])
         found = metric.compute()
         return {"mAP": float(found["map"]), "mAP50": float(found["map_50"])}
+
+    def _objects(self, rows: Sequence[int]) -> Tensor:
+        """(N, M) booleans."""
+        return select(self.targets[..., 0], rows) & (self.targets[..., 5] == 0)
 
     def taken_for(self, row: int) -> list[tuple[int, float]]:
         """The class of the surest answer over each object of the class; -1 where there is none."""

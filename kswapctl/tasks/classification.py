@@ -56,6 +56,10 @@ class Classification:
         """(B,) rows."""
         return outputs.argmax(dim=-1)
 
+    def renamed(self, answers: Tensor, rows: Tensor) -> Tensor:
+        """The rows themselves."""
+        return rows[answers]
+
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Accuracy:
         """Accuracy over images."""
         return Accuracy(answers, targets)

@@ -98,6 +98,13 @@ class Detection:
         found = torch.cat([torch.where(best >= FLOOR, row, -1)[..., None], best[..., None], corners], dim=-1)
         return F.pad(found, (0, 0, 0, MOST - found.shape[1]), value=-1.0)
 
+    def renamed(self, answers: Tensor, rows: Tensor) -> Tensor:
+        """The first of each answer's numbers, but -1 stays."""
+        named = answers.clone()
+        there = answers[..., 0] >= 0
+        named[..., 0][there] = rows[answers[..., 0][there].long()].to(answers.dtype)
+        return named
+
     def measure(self, answers: Tensor, targets: Tensor, rows: int, gone: Sequence[int]) -> Measured:
         """COCO's mean average precision."""
         return Precision(answers, targets)
