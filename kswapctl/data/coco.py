@@ -32,11 +32,14 @@ def open_coco(place: Path) -> Source:
     marks: dict[str, Boxes] = {}
     sizes: dict[str, tuple[float, float]] = {}
     samples: list[Sample] = []
+    empty: list[Sample] = []
     root = place if place.is_dir() else place.parent
     for part, file in find_parts(place).items():
         for key, (boxes, size) in _read_part(file, root).items():
             marks[key], sizes[key] = boxes, size
-            samples += [Sample(key, label, SPLITS[part.lower()]) for label in sorted({b.label for b in boxes.boxes})]
+            labels = sorted(boxes.names())
+            samples += [Sample(key, label, SPLITS[part.lower()]) for label in labels]
+            empty += [] if labels else [Sample(key, "", SPLITS[part.lower()])]
     if not samples:
         raise DataError(f"no image in {place} has a box", "it needs annotations of at least one class")
 
@@ -45,7 +48,7 @@ def open_coco(place: Path) -> Source:
         _check_upright(data, sample.key, sizes[sample.key])
         return data
 
-    return Source(str(place), tuple(samples), read, "boxes", lambda key, _: marks[key])
+    return Source(str(place), tuple(samples), read, "boxes", lambda key, _: marks[key], tuple(empty))
 
 
 def _check_upright(data: bytes, key: str, size: tuple[float, float]) -> None:

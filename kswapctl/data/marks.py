@@ -19,7 +19,11 @@ class Mark(Protocol):
     """The marks of one image."""
 
     def targets(self, rows: Mapping[str, int]) -> Tensor:
-        """Class names as ``rows``; a class that has none counts for nothing."""
+        """Class names as ``rows``; of a class that has none pixels count for nothing, and boxes are left out."""
+        ...
+
+    def names(self) -> set[str]:
+        """The classes that are on the image."""
         ...
 
     def lines(self) -> str:
@@ -49,6 +53,10 @@ class Boxes:
         listed = [[float(rows[b.label]), *b.place, float(b.crowd)] for b in self.boxes if b.label in rows]
         return torch.tensor(listed).reshape(-1, 6)
 
+    def names(self) -> set[str]:
+        """Of its objects."""
+        return {b.label for b in self.boxes}
+
     def lines(self) -> str:
         """A line an object."""
         return "\n".join(f"{b.label} {b.place} {b.crowd}" for b in self.boxes)
@@ -59,19 +67,23 @@ class Mask:
     """The classes of one image's pixels, at the size of the network's input."""
 
     indices: npt.NDArray[np.uint8]
-    """(H, W) positions in ``names``, or beyond it where a pixel counts for nothing."""
-    names: tuple[str, ...]
+    """(H, W) positions in ``classes``, or beyond it where a pixel counts for nothing."""
+    classes: tuple[str, ...]
 
     def targets(self, rows: Mapping[str, int]) -> Tensor:
         """(H, W) rows."""
         table = np.full(256, NONE, dtype=np.int16)
-        for index, name in enumerate(self.names):
+        for index, name in enumerate(self.classes):
             table[index] = rows.get(name, NONE)
         return torch.from_numpy(table[self.indices])
 
+    def names(self) -> set[str]:
+        """Of its pixels."""
+        return {self.classes[i] for i in np.unique(self.indices) if i < len(self.classes)}
+
     def lines(self) -> str:
         """The pixels, in one line."""
-        return f"{self.names} {self.indices.tobytes().hex()}"
+        return f"{self.classes} {self.indices.tobytes().hex()}"
 
 
 def stack(marks: Sequence[Mark], rows: Mapping[str, int]) -> Tensor:

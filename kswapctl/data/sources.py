@@ -61,6 +61,8 @@ class Source:
     """What says what is on an image; where it is not one label, an image has a sample for each class on it."""
     mark: MarkOf | None = None
     """An image's marks, by its key and the size (height, width) that it is brought to."""
+    unlabelled: tuple[Sample, ...] = ()
+    """Images with nothing on them; their label is empty. They train nothing, but what is answered to them counts."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from kswapctl.data.sources import Sample, Source
 
@@ -22,6 +22,11 @@ def test_part(source: Source, classes: Collection[str]) -> list[Sample]:
     return _part(source, classes, "test")
 
 
+def all_tested(source: Source) -> list[Sample]:
+    """All samples that only evaluation and audit may see, also those of images with nothing on them."""
+    return [*test_part(source, source.classes), *_cut(source.unlabelled, "test")]
+
+
 def _part(source: Source, classes: Collection[str], part: str) -> list[Sample]:
     """Where the source does not say, a fifth of each class is test; the cut does not depend on any seed."""
     wanted = [s for s in source.samples if s.label in classes]
@@ -29,6 +34,10 @@ def _part(source: Source, classes: Collection[str], part: str) -> list[Sample]:
         every = [s for s in source.samples if not s.split]
         held = keys_of(every, TEST_SHARE, "test")
         return [s for s in wanted if (s.split or ("test" if s.key in held else "train")) == part]
+    return _cut(wanted, part)
+
+
+def _cut(wanted: Sequence[Sample], part: str) -> list[Sample]:
     undecided = [s for s in wanted if not s.split]
     test = set(share(undecided, TEST_SHARE, "test")) if undecided else set()
     return [s for s in wanted if (s.split or ("test" if s in test else "train")) == part]

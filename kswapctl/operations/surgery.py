@@ -13,6 +13,7 @@ from torch import nn
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
 from kswapctl.data.views import make_views, mix_views
+from kswapctl.errors import DataError
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.dense import Dense
@@ -99,6 +100,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         cache = Cache(int(change.cache_gb * GIB), Path(change.cache_dir) if change.cache_dir else None)
         subject, choice = _subject(bench, cache, dtype, progress)
         pools = _pools(bench, subject, cache, progress)
+        _check_items(bench, pools)
         subject.room = cache.left
         hand_back()
         if subject.known_rows() < len(rows):
@@ -255,6 +257,27 @@ def _pools(bench: Bench, subject: Subject, cache: Cache, progress: Progress) -> 
     return pools
 
 
+def _check_items(bench: Bench, pools: Mapping[str, Pool]) -> None:
+    """Each class that changes has an item on both sides, and what must stay has one: small things may have none."""
+    changed, kept = (
+        {name: bench.rows.index(name) + bench.task.spare for name in names}
+        for names in (bench.change.classes, bench.known)
+    )
+    for part, images in (("change", "training"), ("change held", "validation")):
+        there = set(pools[part].before.targets.unique().tolist())
+        if absent := [name for name, column in changed.items() if column not in there]:
+            raise DataError(
+                f"class {absent[0]!r} has nothing in its {images} images that the network could answer for",
+                "objects that stand for crowds do not count, nor pixels thinner than one of the answer's",
+            )
+    for part, images in (("retain", "rehearsed"), ("retain held", "validation")):
+        if not set(pools[part].before.targets.unique().tolist()) & set(kept.values()):
+            raise DataError(
+                f"nothing of what must stay is in the {images} images that the network could answer for",
+                "rehearse more: --retain-share, or name more data: --retain-data",
+            )
+
+
 def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> torch.Tensor:
     """(V, N, C, H, W): each image in the method's views, or in fewer where training would not draw them all."""
     pixels, method = bench.images[part].pixels, bench.method
@@ -269,8 +292,9 @@ def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tor
 
 
 def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) -> torch.Tensor:
-    """Positions of the images, those of classes learned earlier ``learned_weight`` times."""
-    repeats = torch.tensor([learned_weight if s.label in knowledge.learned else 1 for s in images.samples])
+    """Positions of the images, those that show a class learned earlier ``learned_weight`` times."""
+    shown = [m.names() for m in images.marks] or [{s.label} for s in images.samples]
+    repeats = torch.tensor([1 if names.isdisjoint(knowledge.learned) else learned_weight for names in shown])
     return torch.arange(len(images)).repeat_interleave(repeats)
 
 
