@@ -65,7 +65,7 @@ def test_the_hub_gets_adapters_a_card_and_a_tag_a_version(run, hub):
     assert sum(name.endswith("/adapter_config.json") for name in files) == 2
     assert "base/model.safetensors" not in files
     card = ModelCard(files["README.md"].decode())
-    assert card.data.library_name == "peft"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "image-classification")
     assert {result.dataset_name.split(", ")[1] for result in card.data.eval_results} >= {"retain set"}
     assert "three" in card.text
     assert run("push", "digits", "hf-hub:me/digits").code == 0  # once more changes nothing
@@ -103,18 +103,18 @@ def test_two_who_push_to_a_folder_do_not_both_win(home, run, tmp_path, monkeypat
     from kswapctl.operations import places
 
     run("push", "digits@1", tmp_path / "place")
-    real = places.FolderPlace._put
+    page = (tmp_path / "place" / "README.md").read_bytes()
 
-    def slow(self: Any, name: str, content: Any) -> None:
-        if name == "README.md":
+    def another(point: str) -> None:
+        if point == "push.after_files":
             (tmp_path / "place" / "manifest.json").write_bytes(listed)
-        real(self, name, content)
 
     assert run("push", "digits", tmp_path / "other").code == 0
     listed = (tmp_path / "other" / "manifest.json").read_bytes()
     shutil.copytree(tmp_path / "other" / "adapters", tmp_path / "place" / "adapters", dirs_exist_ok=True)
-    monkeypatch.setattr(places.FolderPlace, "_put", slow)
+    monkeypatch.setattr(places, "point", another)
     assert run("push", "digits", tmp_path / "place").code == 11
+    assert (tmp_path / "place" / "README.md").read_bytes() == page
 
 
 def test_a_byte_changed_in_any_file_is_found_and_named(run, fresh, invoke, state, tmp_path):

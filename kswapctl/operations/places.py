@@ -85,11 +85,10 @@ class FolderPlace:
             raise IntegrityError(f"{name} is listed, but is not there", f"push it to {self._url} again") from None
 
     def publish(self, manifest: Manifest, files: Mapping[str, Path], message: str) -> str:
-        """Files first, each under a temporary name; the manifest last."""
+        """Files first, each under a temporary name; then the manifest, and the page that describes it."""
         for name, listed in manifest.members().items():
             if not self._has(name, listed):
                 self._put(name, files[name].read_bytes() if listed.size < _CHUNK else files[name])
-        self._put(card.NAME, card.write_card(manifest, self._url).encode())
         point("push.after_files")
         before = self._seen
         self.manifest()
@@ -97,6 +96,7 @@ class FolderPlace:
             raise MovedError(f"somebody else pushed to {self._url} meanwhile", "pull, then push again")
         self._put(listing.NAME, manifest.dump())
         point("push.after_list")
+        self._put(card.NAME, card.write_card(manifest, self._url).encode())
         return self._url
 
     def _open(self, name: str) -> IO[bytes]:
