@@ -89,6 +89,18 @@ def test_unpacked_folders_stacked_by_plain_peft_compute_the_same(
         torch.testing.assert_close(model.eval()(inputs), stacked.network()(inputs), rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_of_the_classifier_alone_is_no_folder_for_peft(run_fresh, digits: Path, tmp_path: Path) -> None:
+    line = ("learn", "digits", "--data", digits, "--classes", "nine", "--method", "imprint-only", "-q")
+    assert run_fresh(*line).code == 0
+    ran = run_fresh("unpack", "digits@1", "-o", tmp_path / "a")
+    assert (ran.code, "changes the classifier alone" in ran.err) == (2, True)
+
+
+def test_one_class_alone_agrees_with_itself() -> None:
+    scores = torch.randn(2, 3, 3, 1)
+    assert check_parity(scores, scores.clone(), "fp32", TASKS["segmentation"]).agreement == 1
+
+
 @pytest.mark.parametrize("line", [("unpack", "digits@1"), ("analyze", "digits@1"), ("audit", "digits@2")])
 def test_a_file_in_the_place_of_a_folder_is_refused_before_any_work(look, tmp_path: Path, line) -> None:
     (tmp_path / "file").touch()

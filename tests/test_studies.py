@@ -189,6 +189,11 @@ def test_accuracies_are_over_the_papers_sets() -> None:
     assert found["H"] == pytest.approx(100 * h_mean(0.5, 0.4))
 
 
+def test_of_map_and_miou_each_class_weighs_the_same() -> None:
+    scores = Evaluation((), (ClassScore("a", 9, 0.2, 0.5), ClassScore("b", 1, 0.6, 0.5)), {}, None, "mAP")
+    assert measure(scores, Sets(("a", "b"), (), ()), "f", None)["Acc_r"] == pytest.approx(40.0)
+
+
 def test_lessons_come_one_by_one_and_some_classes_are_never_touched() -> None:
     """Of a, b, c one goes in each of two tasks: c is always retained; of lessons x and y only x has come after lf."""
     sets = Sets(("a", "b", "c"), (("x",), ("y",)), (("a",), ("b",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def draw_layers(folder: Path, profiles: Sequence[Profile]) -> None:
         for index, profile in enumerate(profiles):
             style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 4, "linewidth": 1.2, "label": profile.name}
             left.plot(range(len(blocks)), [100 * c for c in profile.change], **style)
-            right.plot(range(len(blocks)), profile.gradient, **style)
+            right.plot(range(len(blocks)), profile.gradient or [math.nan] * len(blocks), **style)
         left.set(ylabel="weight change, % of the block's norm", ylim=(0, None))
         right.set(ylabel="mean absolute gradient before", yscale="log")
         for axis in (left, right):
@@ -54,10 +55,10 @@ def draw_layers(folder: Path, profiles: Sequence[Profile]) -> None:
 
 
 def draw_sequence(
-    folder: Path, title: str, names: Sequence[str], accuracies: Mapping[str, Sequence[float | None]]
+    folder: Path, title: str, names: Sequence[str], accuracies: Mapping[str, Sequence[float | None]], metric: str
 ) -> None:
-    """``title``: accuracy of each set after each operation; gaps where a set was not known yet."""
-    numbers = {"versions": list(names), "accuracy": {k: list(v) for k, v in accuracies.items()}}
+    """``title``: the ``metric`` of each set after each operation; gaps where a set was not known yet."""
+    numbers = {"versions": list(names), metric: {k: list(v) for k, v in accuracies.items()}}
     with figure(folder, title, numbers, (max(5.0, 0.9 * len(names) + 2), 3.6)) as (axis,):
         for index, (name, values) in enumerate(accuracies.items()):
             shown = [float("nan") if v is None else 100 * v for v in values]
@@ -65,7 +66,7 @@ def draw_sequence(
                 range(len(names)), shown, marker=MARKERS[index], color=COLOURS.get(name), label=name, markersize=5
             )
         axis.set_xticks(range(len(names)), names, fontsize=7, rotation=20 if len(names) > 6 else 0)
-        axis.set(ylim=(-3, 103), ylabel="accuracy on test, %")
+        axis.set(ylim=(-3, 103), ylabel=f"{metric} on test, %")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 

@@ -28,8 +28,8 @@ class Profile:
     blocks: tuple[str, ...]
     change: tuple[float, ...]
     """Frobenius norm of the weights' change, over the norm of the weights."""
-    gradient: tuple[float, ...]
-    """Mean absolute gradient of the loss on the operation's classes, before the operation."""
+    gradient: tuple[float, ...] | None
+    """Mean absolute gradient of the loss on the operation's classes, before it; None where no test image has one."""
 
 
 def change_by_block(

@@ -30,6 +30,13 @@ Or load one adapter with PEFT onto the weights below it:
 Base: `{source}`, tensors {base}. Stack: {top}.
 """
 
+TAGS = {
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "segmentation": "image-segmentation",
+}
+"""What the Hub calls the tasks."""
+
 
 def write_card(manifest: Manifest, repository: str) -> str:
     """The page of what ``manifest`` lists, with the Hub's own header."""
@@ -37,17 +44,17 @@ def write_card(manifest: Manifest, repository: str) -> str:
 
     results = [
         EvalResult(
-            task_type="image-classification",
+            task_type=TAGS[manifest.base.task],
             dataset_type="custom",
             dataset_name=f"validation part, {name} set",
-            metric_type="accuracy",
+            metric_type="accuracy",  # of images, or of the objects or pixels that decided
             metric_value=value,
         )
         for name, value in _shares(manifest.steps)
     ]
     data = ModelCardData(
         library_name="peft",
-        pipeline_tag="image-classification",
+        pipeline_tag=TAGS[manifest.base.task],
         tags=["kswapctl", "lora", "unlearning", "continual-learning"],
         model_name=manifest.base.name,
         eval_results=results or None,

@@ -54,7 +54,7 @@ def unseal(envelope: Mapping[str, Any], public_key: Path | None, wanted: str = P
             )
         statement: dict[str, Any] = json.loads(payload)
         kind = (statement["_type"], statement["predicateType"])
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, binascii.Error) as error:
         raise IntegrityError(f"it is no DSSE envelope with a statement in it ({error})") from error
     if kind != (STATEMENT_TYPE, wanted):
         raise IntegrityError(f"it is a {kind[1]}, not a {wanted}", "it may be of a newer release")

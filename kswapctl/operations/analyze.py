@@ -122,7 +122,7 @@ def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
         for name, column in sets.items()
     }
     names = ["base", *(f"{number} {row.stage[-1]}" for number, row in enumerate(rows[1:], start=1))]
-    draw_sequence(folder, "sequence", names, accuracies)
+    draw_sequence(folder, "sequence", names, accuracies, "accuracy")
     return [folder / f"sequence.{suffix}" for suffix in (*FORMATS, "json")]
 
 
@@ -135,9 +135,10 @@ def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[
     # the operation's starting point: the weights below it, with rows for the classes it learns
     grown = {k: v for k, v in after.weights.items() if k not in before.weights or v.shape != before.weights[k].shape}
     start = replace(after, weights={**before.weights, **grown})
-    gradient = gradient_by_block(
-        start.network(), task, (images.pixels[chosen], targets[chosen]), changed, after.spec.preprocessing, blocks
-    )
+    gradient = None
+    if chosen:
+        shown = (images.pixels[chosen], targets[chosen])
+        gradient = gradient_by_block(start.network(), task, shown, changed, after.spec.preprocessing, blocks)
     change = change_by_block(before.weights, after.weights, blocks)
     return Profile(f"{after.version.ref} {after.version.kind}", tuple(blocks), change, gradient)
 
@@ -157,7 +158,7 @@ def _sequence(composed: Sequence[Composed], images: Images, folder: Path, mark: 
             known = all(c in one.knowledge.classes for c in classes)
             accuracies[name].append(score.accuracy if score and known else None)
     names = ["base", *(f"@{c.version.number} {c.version.kind}" for c in composed[1:])]
-    draw_sequence(folder, f"sequence{mark}", names, accuracies)
+    draw_sequence(folder, f"sequence{mark}", names, accuracies, TASKS[composed[0].spec.task].metric)
 
 
 def _samples(composed: Sequence[Composed], images: Images, folder: Path, mark: str) -> None:

@@ -89,9 +89,15 @@ def unpack(registry: Registry, version: Version, folder: Path, overwrite: bool) 
     """Write the version's own adapter as a folder that plain PEFT loads."""
     if not version.number:
         raise UsageError(f"{version.ref} is the base: it has no adapter", "name a version: kswapctl list")
+    adapter = load_adapters(registry, version)[-1]
+    if not adapter.factors:
+        raise UsageError(
+            f"{version.ref} changes the classifier alone, and PEFT loads no adapter without layers",
+            f"kswapctl merge {version.ref}",
+        )
     if any(made_folder(folder).iterdir()) and not overwrite:
         raise UsageError(f"{folder} is not empty", "say --overwrite, or choose another name")
-    save(load_adapters(registry, version)[-1], folder, version.model)
+    save(adapter, folder, version.model)
     return folder
 
 
