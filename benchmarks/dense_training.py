@@ -17,7 +17,7 @@ from kswapctl.data.sources import Source, open_source
 from kswapctl.data.splits import test_part, training_part
 from kswapctl.evaluation.predict import answer
 from kswapctl.models.checkpoint import Description, build, load
-from kswapctl.runtime import seed_everything
+from kswapctl.runtime import pick_precision, seed_everything
 from kswapctl.spec import Preprocessing
 from kswapctl.tasks import TASKS
 
@@ -97,10 +97,11 @@ def fit(
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
+    dtype = pick_precision("auto", torch.device("cpu"))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     model.train()
     for step, (epoch, pixels, targets) in enumerate(training.batches(options.epochs, options.batch), start=1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             loss = loss_of(pixels, targets)
         optimiser.zero_grad()
         loss.backward()

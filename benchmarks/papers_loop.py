@@ -9,6 +9,7 @@ One adapter and one optimiser go through both phases. ``benchmarks/speed.py`` ti
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -136,13 +137,15 @@ class PapersLoop:
         return self.phase("forget")
 
     def some(self, kind: str, count: int) -> None:
-        """``count`` steps of a phase, to be timed; the model is as before after them."""
+        """``count`` steps of a phase, to be timed; model and optimiser are as before after them."""
         before = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        moments = copy.deepcopy(self.optimiser.state_dict())
         retain, change, joined = self.parts(kind)
         kept, changing = _cycle(retain), _cycle(change)
         for _ in range(count):
             self.step(*next(kept), next(changing), joined)
         self.model.load_state_dict(before, strict=False)
+        self.optimiser.load_state_dict(moments)
 
     def phase(self, name: str) -> dict[str, float]:
         """Train, evaluating as often as they do."""

@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--registry", type=Path, help="where to keep the versions; else they are deleted")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
+    for stage in options.only:
+        if "->" in stage and stage.partition("->")[0] not in options.only:
+            parser.error(f"{stage} goes on from {stage.partition('->')[0]}: name both with --only")
     settings = settings_by_kind(options.set)
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     changes = {
