@@ -1,9 +1,12 @@
 """Cut a set with boxes or masks in two: ``validation/`` to choose with, ``test/`` to measure with, one training part.
 
 Both folders hold the same ``train``. The ``test`` part of ``validation/`` is the public set's own validation part, or
-each sixth of its training images; that of ``test/`` is the public set's test part. Run, with the data unpacked::
+each sixth of its training images; that of ``test/`` is the public set's test part. With ``--drive`` there is
+``validation/`` alone, whose ``test`` part is a whole drive of the training part: images that begin so. Run, with the
+data unpacked::
 
     python benchmarks/dense_split.py --data cells3 -o split
+    python benchmarks/dense_split.py --data street11 --drive 0006R0 -o drive
 """
 
 import argparse
@@ -20,9 +23,12 @@ def main() -> None:
     """Write both folders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--drive", default="", help="hold out the training images whose names begin so (masks)")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    if (options.data / "classes.txt").is_file():
+    if options.drive:
+        split_drive(options.data, options.drive, options.output / "validation")
+    elif (options.data / "classes.txt").is_file():
         split_masks(options.data, options.output)
     else:
         split_boxes(options.data, options.output)
@@ -35,6 +41,16 @@ def split_masks(data: Path, output: Path) -> None:
         shutil.copy(data / "classes.txt", output / name)
         shutil.copytree(data / "train", output / name / "train")
         shutil.copytree(data / part, output / name / "test")
+
+
+def split_drive(data: Path, drive: str, place: Path) -> None:
+    """The part ``train`` of images with masks in two: a drive to test on, the others to train on."""
+    for kind in ("images", "masks"):
+        for file in sorted((data / "train" / kind).iterdir()):
+            folder = place / ("test" if file.name.startswith(drive) else "train") / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / file.name)
+    shutil.copy(data / "classes.txt", place)
 
 
 def split_boxes(data: Path, output: Path) -> None:
