@@ -15,7 +15,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 HEIGHT, WIDTH = 144, 192
 """Of the input, in pixels: four fifths of the streets' images."""
-EPOCHS, BATCH, RATE = 150, 16, 1.5e-3
+EPOCHS, BATCH, RATE = 150, 8, 1.5e-3
 LARGEST = 1.8
 """Most that a batch is magnified."""
 RARE, LEAST = -0.5, 1e-3

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kswapctl.data.marks import Mark
-from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, first_line, nearest
+from kswapctl.errors import DataError, KswapError, NotFoundError, UnsafeInputError, first_line, nearest
 from kswapctl.tasks.base import Marks
 
 MarkOf = Callable[[str, tuple[int, int]], Mark]
@@ -102,6 +102,20 @@ def open_source(text: str) -> Source:
     if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
         return _hugging_face(str(path), str(path))
     return _folder(path)
+
+
+def open_left(
+    names: Iterable[str], opened: Callable[[str], Source] = open_source
+) -> tuple[list[Source], list[KswapError]]:
+    """The sources of earlier operations that are still there, and what is wrong with others: versions travel alone."""
+    found: list[Source] = []
+    gone: list[KswapError] = []
+    for name in names:
+        try:
+            found.append(opened(name))
+        except (NotFoundError, DataError) as error:
+            gone.append(error)
+    return found, gone
 
 
 def _marked(path: Path) -> Source | None:

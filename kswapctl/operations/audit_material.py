@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from kswap_registry import Registry, Version
 from kswapctl.audit.verdict import ReferenceKind, Tier
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, count, gather
-from kswapctl.data.sources import Sample, Source, open_source
+from kswapctl.data.sources import Sample, Source, open_left, open_source
 from kswapctl.data.splits import by_class, take, test_part, training_part
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
 from kswapctl.models.checkpoint import Description, load
@@ -124,7 +123,7 @@ def choose_images(subject: Subject, usual: Sequence[str], request: Request, prog
     if not names:
         raise UsageError("no data to audit with", "name it: --data DIR")
     sources = [open_source(name) for name in names]
-    seen = _open_seen(subject.seen, sources)
+    seen, _ = open_left(n for n in dict.fromkeys(subject.seen) if n not in {s.name for s in sources})
     controls = _controls(subject, sources, request)
     chosen: dict[str, Chosen] = {
         "forget train": _trimmed(_find([*seen, *sources], subject.targets, training_part), request.seed),
@@ -207,7 +206,7 @@ def _known(composed: Composed) -> Known:
 
 
 def _seen(operation: Version, original: Composed) -> tuple[str, ...]:
-    """The sources that ``operation`` on ``original`` drew on, first that of the forgotten."""
+    """The names of the sources that ``operation`` on ``original`` drew on, first that of the forgotten."""
     told = operation.spec.get("retain_source")
     return (operation.spec["source"], *([told] if told else original.knowledge.sources))
 
@@ -215,15 +214,6 @@ def _seen(operation: Version, original: Composed) -> tuple[str, ...]:
 def _at(registry: Registry, version: Version, depth: int) -> Version:
     """The version at ``depth`` of the stack below ``version``; 0 is the base."""
     return registry.stack(version)[depth - 1] if depth else registry.resolve(f"{version.model}@base")
-
-
-def _open_seen(names: Collection[str], sources: Sequence[Source]) -> list[Source]:
-    """The sources that forgetting saw, as far as they are others and still there."""
-    found = []
-    for name in dict.fromkeys(n for n in names if n not in {s.name for s in sources}):
-        with suppress(NotFoundError, DataError):
-            found.append(open_source(name))
-    return found
 
 
 def _controls(subject: Subject, sources: Sequence[Source], request: Request) -> tuple[list[Source], tuple[str, ...]]:

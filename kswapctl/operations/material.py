@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kswapctl.data.sets import Parts, changed_part, count, first_with, retained_part
-from kswapctl.data.sources import Source, open_source
-from kswapctl.errors import DataError, KswapError, NotFoundError, UsageError, nearest
+from kswapctl.data.sources import Source, open_left, open_source
+from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
 from kswapctl.spec import Change, Knowledge
 
 
@@ -31,7 +31,7 @@ class Material:
 def choose(knowledge: Knowledge, change: Change) -> Material:
     """Check the request against what is known, and choose the images."""
     opened = functools.cache(open_source)
-    before, gone = _used_before(knowledge, opened)
+    before, gone = open_left(knowledge.sources, opened)
     if gone and not change.source:
         raise gone[0]
     sources = [opened(change.source)] if change.source else before
@@ -66,18 +66,6 @@ def foresee(knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:
     asked = material.change
     after = knowledge.after_learning if asked.kind == "learn" else knowledge.after_forgetting
     return material, after(asked.classes, 1, asked.source)
-
-
-def _used_before(knowledge: Knowledge, opened: Callable[[str], Source]) -> tuple[list[Source], list[KswapError]]:
-    """The sources of earlier operations that are still there, and what is wrong with others: versions travel alone."""
-    found: list[Source] = []
-    gone: list[KswapError] = []
-    for name in knowledge.sources:
-        try:
-            found.append(opened(name))
-        except (NotFoundError, DataError) as error:
-            gone.append(error)
-    return found, gone
 
 
 def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:
