@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +30,11 @@ def method_at(depth: str, method: str = "") -> str:
     if method not in {"", DEPTHS[depth]}:
         raise UsageError(f"depth {depth} is the method {DEPTHS[depth]}, not {method}", "say one of the two")
     return DEPTHS[depth]
+
+
+def named(classes: Sequence[str]) -> str:
+    """Classes as a text, four of them by name."""
+    return ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")
 
 
 @dataclass(frozen=True)

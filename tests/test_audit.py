@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from kswapctl.audit import deployment, recovery
 from kswapctl.audit.accuracy import Accuracies, share_of
 from kswapctl.audit.cases import Case, Head, View, balanced, make_case, mask_head
 from kswapctl.audit.evidence import DEPTHS, Observed, observe
+from kswapctl.audit.figures import draw_audit
 from kswapctl.audit.measures import forgotten_accuracy
 from kswapctl.audit.membership import measure_membership
 from kswapctl.audit.probe import attack_by_probe, choose_strength
@@ -289,3 +291,9 @@ def test_evidence_is_gathered_from_any_network(architecture: str) -> None:
     assert {depth: f.ndim for depth, f in seen.depths.items()} == dict.fromkeys(DEPTHS, 2)
     assert seen.logits.shape == (3, 4)
     assert seen.depths["last"].shape[1] == model.num_features
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_page_without_an_index_says_so(tmp_path: Path) -> None:
+    draw_audit(tmp_path / "audit.svg", "digits@2", [], {})
+    assert "no reference" in (tmp_path / "audit.svg").read_text()

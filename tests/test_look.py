@@ -145,7 +145,7 @@ def test_a_model_without_parameters_is_shown(trained_home: Path) -> None:
 
     with Registry.open(trained_home, read_only=True) as registry:
         model, version = registry.model("digits"), registry.resolve("digits@2")
-    (table,) = _version_tables(replace(model, spec=model.spec | {"parameters": 0}), version)
+    (table,) = _version_tables(replace(model, spec=model.spec | {"parameters": 0}), version, {})
     told = dict(zip(*(map(str, column.cells) for column in table.columns), strict=True))
     assert told["tunable ratio"] == "-"
 
@@ -160,6 +160,13 @@ def test_the_log_tells_every_change_in_order(run) -> None:
 def test_rollback_goes_one_step_back_and_forward_again(run) -> None:
     assert run("rollback", "digits", "--json").json == {"head": "digits@1", "was": "digits@2"}
     assert run("rollback", "digits", "--to", "2", "--json").json == {"head": "digits@2", "was": "digits@1"}
+
+
+def test_at_the_base_there_is_no_step_back(run) -> None:
+    run("rollback", "digits", "--to", "base")
+    ran = run("rollback", "digits")
+    assert ran.code == 2
+    assert "digits is at its base" in ran.err
 
 
 @pytest.mark.parametrize(("to", "head"), [("base", "base"), ("0", "base"), ("1", "1"), ("-2", "base"), ("old", "1")])

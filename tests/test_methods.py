@@ -145,7 +145,7 @@ def test_a_method_cites_its_source_and_explains_every_value(name, method):
     described = next(d for d in describe(name) if d["kind"] == method.kind)
     assert described["source"]
     assert described["summary"].endswith(".")
-    assert all(p["help"] for p in described["parameters"])
+    assert all(p["help"] and p["help"].isprintable() for p in described["parameters"])
     assert {p["type"] for p in described["parameters"]} <= {"int", "float", "str", "bool"}
 
 

@@ -55,6 +55,13 @@ def test_a_plan_is_applied_once_and_then_there_is_nothing_left(run_fresh, plan: 
     assert run_fresh("show", "digits", "--json").json["head"] == 2
 
 
+def test_a_plan_says_how_its_operations_went(run_fresh, plan: Path) -> None:
+    ran = run_fresh("apply", plan)
+    assert "targets met" in ran.out
+    assert "learn eight: the targets were not met" in ran.err
+    assert "targets met" not in run_fresh("apply", plan).out
+
+
 def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path) -> None:
     run_fresh("apply", plan, "--quiet")
     run_fresh("rollback", "digits")
@@ -62,8 +69,8 @@ def test_a_plan_goes_on_where_it_stopped_and_never_undoes(run_fresh, plan: Path)
     plan.write_text(plan.read_text().replace("classes: [eight]", "classes: [nine]"))
     ran = run_fresh("apply", plan)
     assert ran.code == 2
-    assert "digits@1 is not operation 0 of the plan: its classes is ['eight'], the plan's ['nine']" in ran.err
-    assert "rollback digits --to base" in ran.err
+    assert "digits@1 is not operation 0 of the plan: classes: ['eight'], in the plan ['nine']" in ran.err
+    assert "rollback digits --to base, or a branch: model: digits@BRANCH in the plan" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("version: 1", "version: 2", "version: input should be 1, not 2", ""),
         ("[two]", "[no]", "operations[1].classes[0]: input should be a valid string, not False", "quotes"),
         ("[two]", "[]", "operations[1].classes: ", ""),
+        ("[two]", "two", "operations[1].classes: ", "write a list: [two]"),
         ("    seed: 3", "    method: gs-lorra", "operations[1]: no method 'gs-lorra'", "'gs-lora'"),
         ("    seed: 3", "    preset: quick", "operations[1]: no preset 'quick'", ""),
         ("beta: 1.5", "betta: 1.5", "operations[1]: no hyper-parameter 'betta' in this method", "'beta'"),

@@ -53,9 +53,11 @@ def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
     assert merged("purge", "digits", "--confirm", "digits").code == 0
     ran = merged("eval", "digits@1", "--json")
     assert (ran.code, ran.json["kind"]) == (3, "purged")
-    assert merged("rollback", "digits", "--to", "base").code == 0  # a head is only a name
+    assert merged("rollback", "digits", "--to", "base").code == 3  # nothing is there to go back to
+    assert "purged" in merged("show", "digits@1").out
+    assert "purged" in merged("show", "digits").out
     assert merged("log", "--verify", "--kept", kept["head"]).code == 0
-    assert [e["action"] for e in history(merged)][-2:] == ["purge", "rollback"]
+    assert [e["action"] for e in history(merged)][-1:] == ["purge"]
     assert merged("list", "digits", "--json").code == 0
     assert merged("eval", "clean", "--json").code == 0
     assert merged("doctor", "--deep", "--json").json["sound"] is True
@@ -108,7 +110,10 @@ def test_without_a_replacement_nothing_goes(run: Run) -> None:
 def test_what_was_written_before_is_named(merged: Run, tmp_path: Path) -> None:
     assert merged("merge", "digits@1", "-o", tmp_path / "knows.safetensors").code == 0
     assert merged("bundle", "digits", "-o", tmp_path / "all.kswap").code == 0
-    assert merged("purge", "digits", "--json").json["elsewhere"] == ["merge of digits@1", "bundle of digits@2"]
+    assert merged("purge", "digits", "--json").json["elsewhere"] == [
+        "merge of digits@1: knows.safetensors",
+        "bundle of digits@2: all.kswap",
+    ]
 
 
 def test_a_base_that_went_along_and_what_another_branch_knew_are_named(
@@ -121,6 +126,7 @@ def test_a_base_that_went_along_and_what_another_branch_knew_are_named(
     assert ran.code == 0, ran.err
     assert merged("merge", "digits@3", "-o", tmp_path / "knows.safetensors").code == 0
     assert merged("branch", "digits", "old", "--to", "2").code == 0
-    assert merged("purge", "digits", "--json").json["elsewhere"] == ["bundle of digits@2", "merge of digits@3"]
+    shipped = ["bundle of digits@2: all.kswap", "merge of digits@3: knows.safetensors"]
+    assert merged("purge", "digits", "--json").json["elsewhere"] == shipped
     told = merged("audit", "digits@2", "--tier", "quick", "--json").json["residue"]["shipped"]
-    assert told == ["bundle of digits@2", "merge of digits@3"]
+    assert told == shipped

@@ -139,6 +139,7 @@ def test_two_lines_meet_on_a_branch(shared, fresh, invoke):
             operation.commit(files, state={}, adapter="0" * 64, weights="w", metrics={})
     refused = invoke(fresh, "import", shared / "without.kswap")
     assert refused.code == 11
+    assert "it goes on from digits@base, but the head is at digits@1" in refused.err
     assert "--branch" in refused.err
     assert invoke(fresh, "import", shared / "without.kswap", "--branch", "theirs").code == 0
     assert invoke(fresh, "branch", "digits", "--json").json == {"main": "digits@1", "theirs": "digits@3"}

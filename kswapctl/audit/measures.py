@@ -38,7 +38,7 @@ def retained_accuracy(audited: Accuracies, original: Accuracies, limits: AuditV1
     drop = original.retained.value - audited.retained.value
     level = grade(drop, limits.retain_pass, limits.retain_warn)
     kept = audited.retained
-    note = f"{-100 * drop:+.1f} points from the original"
+    note = f"{round(-100 * drop, 1) + 0.0:+.1f} points from the original"
     return Measure(
         "M1 retained", "accuracy on retained", kept.value, kept.low, kept.high, level, True, note, {"drop": drop}
     )

@@ -29,7 +29,7 @@ REACHES = {
 def learn(
     model: options.ModelName,
     data: options.Data,
-    classes: options.Classes = "",
+    classes: options.Classes = None,
     home: options.Home = None,
     retain_data: options.RetainData = "",
     retain_share: options.RetainShare = 0.1,
@@ -96,9 +96,14 @@ def swap(
     learn_data: Annotated[str, typer.Option("--learn", metavar="DIR", help="Images of the classes to learn.")],
     forget_classes: Annotated[str, typer.Option("--forget", metavar="A,B", help="Classes to forget.")],
     learn_classes: Annotated[
-        str,
-        typer.Option("--classes", metavar="A,B", help="Classes of --learn to learn; else all that are new."),
-    ] = "",
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="A,B",
+            help="Classes of --learn to learn; else all that are new.",
+            callback=options.named_classes,
+        ),
+    ] = None,
     data: Annotated[
         str,
         typer.Option(
@@ -146,7 +151,7 @@ def _change(kind: Kind, given: Mapping[str, Any]) -> Change:
     usual = Targets()
     return Change(
         kind=kind,
-        classes=names(given["classes"]),
+        classes=names(given["classes"] or ""),
         source=given["data"],
         retain_source=given.get("retain_data", ""),
         method=method_at(given.get("depth", "") if kind == "forget" else "", given["method"]),

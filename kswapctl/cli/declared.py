@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from kswapctl.cli import options, render
+from kswapctl.cli import change, options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import NotFoundError
 from kswapctl.operations.home import open_home
@@ -40,7 +40,8 @@ def apply(
         after = before if dry_run else apply_plan(registry, plan.model, before, changes, command_line(), live)
     states = [_state(old, new) for old, new in zip(before, after, strict=True)]
     shown = [_shown(line, state) for line, state in zip(after, states, strict=True)]
-    render.data(shown, _table(after, states))
+    results = [line.result for line in after if line.result]
+    render.data(shown, _table(after, states), *([change.table(results)] if results else []))
 
 
 def _state(before: Line, after: Line) -> str:
@@ -50,15 +51,17 @@ def _state(before: Line, after: Line) -> str:
 
 
 def _shown(line: Line, state: str) -> dict[str, object]:
-    change = line.change
+    asked = line.change
     return {
-        "kind": change.kind,
-        "classes": list(change.classes),
-        "method": change.method,
-        "source": change.source,
+        "kind": asked.kind,
+        "classes": list(asked.classes),
+        "method": asked.method,
+        "source": asked.source,
         "state": state,
         "version": line.version,
         "images": line.images,
+        "validation": line.result.outcome.validation if line.result else None,
+        "met": line.result.outcome.met if line.result else None,
     }
 
 
@@ -126,7 +129,7 @@ def study(
     summary = summarise(chosen, results)
     files = write_tables(chosen, summary, results, folder) if results else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))
-    render.say(f"{len(results)} cells; {', '.join(map(str, files))}")
+    render.say(f"{len(results)} cell{'s' * (len(results) != 1)}; {', '.join(map(str, files))}")
 
 
 def _study_tables(study: Study, rows: list[Row]) -> list[Table]:

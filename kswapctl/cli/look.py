@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
-from kswapctl.spec import Knowledge
+from kswapctl.spec import Knowledge, named
 
 MANY = 8
 """Arguments of an architecture above which a table only counts them: transformers' have dozens."""
@@ -41,7 +42,7 @@ def list_versions(
             v.kind,
             classes_of(v),
             " ".join(f"{k} {render.percent(x)}" for k, x in v.metrics.items() if k in {"learn", "forget", "retain"}),
-            ", ".join(sorted(set(missing[v.ref].values()))) or render.size(v.size),
+            _stored(v, missing[v.ref]),
             ", ".join(v.tags),
             v.created[:16].replace("T", " "),
         )
@@ -64,7 +65,7 @@ def show(ref: options.Ref, home: options.Home = None, json: options.Json = False
         if "@" in ref:
             version = registry.resolve(ref)
             model = registry.model(version.model)
-            render.data(asdict(version), *_version_tables(model, version))
+            render.data(asdict(version), *_version_tables(model, version, tombstones.missing(registry, version)))
         else:
             model = registry.model(ref)
             render.data(asdict(model), *_model_tables(registry, model))
@@ -114,6 +115,10 @@ def rollback(
     """
     with open_home(home, on_wait=render.waiting) as registry:
         before = registry.resolve(model)
+        if not before.number and to.startswith("-"):
+            raise UsageError(
+                f"{model} is at its base: there is no step back", f"forward: --to N; kswapctl list {model}"
+            )
         target = registry.resolve(f"{model}@{to}")
         now = registry.move_head(model, target.number, action="rollback", command=command_line())
     render.data({"head": now.ref, "was": before.ref}, render.table("", ["head", "was"], [(now.ref, before.ref)]))
@@ -164,8 +169,7 @@ def methods(
 
 def classes_of(version: Version) -> str:
     """The classes that a version's change is about, four of them by name."""
-    names = version.spec.get("classes", [])
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return named(version.spec.get("classes", []))
 
 
 def place(model: str | None, number: int | None) -> str:
@@ -175,6 +179,7 @@ def place(model: str | None, number: int | None) -> str:
 
 def _model_tables(registry: Registry, model: Model) -> list[Table]:
     spec, arguments = model.spec, model.spec["arguments"]
+    base = registry.resolve(f"{model.name}@base")
     facts = {
         "source": model.source,
         "task": model.task,
@@ -187,6 +192,7 @@ def _model_tables(registry: Registry, model: Model) -> list[Table]:
         "data": spec.get("data") or "-",
         "tensors": model.fingerprint,
         "head": registry.resolve(model.name).ref,
+        "base stored": _stored(base, tombstones.missing(registry, base)),
         "added": model.created,
     }
     blocks = [
@@ -198,13 +204,19 @@ def _model_tables(registry: Registry, model: Model) -> list[Table]:
     ]
 
 
-def _version_tables(model: Model, version: Version) -> list[Table]:
+def _stored(version: Version, gone: Mapping[str, str]) -> str:
+    """How much a version takes, or that its files are gone: missing or purged."""
+    return ", ".join(sorted(set(gone.values()))) or render.size(version.size)
+
+
+def _version_tables(model: Model, version: Version, gone: Mapping[str, str]) -> list[Table]:
     facts: dict[str, object] = {
         "kind": version.kind,
         "parent": place(model.name, version.parent) if version.number else "-",
         "made (UTC)": version.created,
         "tags": ", ".join(version.tags) or "-",
         "fingerprint": version.fingerprint,
+        "stored": _stored(version, gone),
     }
     if version.number:
         record = version.state["record"]
@@ -219,7 +231,6 @@ def _version_tables(model: Model, version: Version) -> list[Table]:
             "blocks adapted": record.get("blocks", ""),
             "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
             "tunable ratio": _ratio(record.get("values", 0), model.spec["parameters"]),
-            "stored": render.size(version.size),
             "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),
             "learned": ", ".join(knowledge.learned) or "-",
             "forgotten": ", ".join(knowledge.forgotten) or "-",

@@ -24,6 +24,13 @@ def _quiet(asked: bool) -> bool:
     return asked
 
 
+def named_classes(text: str | None) -> str | None:
+    """``text``, if it is given and then names a class: an empty variable of a shell asks for nothing."""
+    if text is not None and not names(text):
+        raise typer.BadParameter(f"{text!r} names no class")
+    return text
+
+
 Home = Annotated[
     Path | None,
     typer.Option("--registry", metavar="DIR", envvar="KSWAP_HOME", help="The registry; else the nearest .kswap."),
@@ -42,7 +49,10 @@ EvalData = Annotated[
         "--data", metavar="DIR", help="Images to use (may be repeated); else what the stack was trained with."
     ),
 ]
-Classes = Annotated[str, typer.Option("--classes", metavar="A,B", help="Class names, separated by commas.")]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="A,B", help="Class names, separated by commas.", callback=named_classes),
+]
 RetainData = Annotated[
     str,
     typer.Option(

@@ -201,10 +201,12 @@ class Live:
     def figures(self, values: Mapping[str, float]) -> None:
         """Show the latest figures beside the bar."""
         shown = "  ".join(f"{k} {percent(v)}" for k, v in values.items() if k in {"retain", "learn", "forget"})
-        if self._task is not None:
-            self._bar.update(self._task, figures=shown)
+        if self._task is None:
+            return
+        self._bar.update(self._task, figures=shown)
         if self._bar.disable and not _style.quiet:
-            self._console.print(f"  {shown}")
+            task = self._bar.tasks[self._task]
+            self._console.print(f"  {task.completed:.0f}/{task.total:.0f}  {shown}")
 
     def note(self, text: str) -> None:
         """Keep a note for the end."""

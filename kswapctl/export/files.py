@@ -41,7 +41,7 @@ def check_free(target: Path, overwrite: bool) -> None:
 def made_folder(folder: Path) -> Path:
     """``folder``, made where it is missing; refused where a file is in its place."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", "name a folder with --output")
+        raise UsageError(f"{folder} is a file", "name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -60,7 +60,7 @@ def field_help(cls: type) -> dict[str, str]:
         assert isinstance(body, ast.ClassDef)
         for field, text in zip(body.body, body.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(text):
-                helps[field.target.id] = inspect.cleandoc(ast.literal_eval(text.value))  # type: ignore[attr-defined]
+                helps[field.target.id] = " ".join(ast.literal_eval(text.value).split())  # type: ignore[attr-defined]
     return helps
 
 

@@ -99,7 +99,7 @@ def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:
         return blocks
     match = re.fullmatch(r"last:(\d+)", choice)
     if not match or not 1 <= int(match[1]) <= len(blocks):
-        raise UsageError(f"--blocks {choice!r} names no blocks", f"use all, or last:1 .. last:{len(blocks)}")
+        raise UsageError(f"--blocks {choice!r} names no blocks", f"use all, auto, or last:1 .. last:{len(blocks)}")
     return blocks[-int(match[1]) :]
 
 

@@ -81,9 +81,14 @@ def load(source: str, description: Description) -> Checkpoint:
         raise DataError(f"cannot tell what {source} is", "name it .safetensors, or .pth for a pickled state dict")
     if source.startswith("hf-hub:") or timm.is_model(source):
         return _load_timm(source, description)
+    if path.is_dir():
+        raise DataError(
+            f"{source} holds no config.json and model.safetensors", "a folder to add has both; --data names images"
+        )
+    beside = [str(f) for f in path.parent.glob("*") if f.suffix.lower() in {".safetensors", *PICKLES}]
     raise NotFoundError(
         f"no timm model, hub repository or file is called {source!r}",
-        nearest(source, timm.list_models()) + " For the Hub write hf-hub:org/name",
+        nearest(source, [*beside, *timm.list_models()]) + " For the Hub write hf-hub:org/name",
     )
 
 

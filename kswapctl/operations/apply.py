@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kswap_registry import Model, Registry, Version
 
@@ -11,7 +11,7 @@ from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.blocks import Block, choose_blocks
-from kswapctl.operations.change import apply, naming
+from kswapctl.operations.change import Result, apply, naming
 from kswapctl.operations.material import foresee
 from kswapctl.operations.surgery import AUTO
 from kswapctl.operations.versions import knowledge_of
@@ -29,6 +29,8 @@ class Line:
     """The version that did it; empty where it is still to do."""
     images: tuple[int, int] | None
     """Training images of what changes and of what is rehearsed; None where it is done already."""
+    result: Result | None = None
+    """How it went, where it was done just now."""
 
 
 def outline(registry: Registry, model: str, start: str, changes: Sequence[Change]) -> list[Line]:
@@ -43,7 +45,7 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
         if different := _difference(version, change):
             raise UsageError(
                 f"{version.ref} is not operation {index} of the plan: {different}",
-                f"{_way_back(model, version.parent or 'base')}, or name a branch in the plan",
+                f"{_way_back(model, version.parent or 'base')}, or a branch: model: {head.model}@BRANCH in the plan",
             )
     if len(above) > len(changes):
         raise UsageError(
@@ -70,11 +72,12 @@ def apply_plan(
     made: list[str] = []
     with naming(made):
         for line, change in zip(lines, changes, strict=True):
-            version = line.version
-            if not version:
-                version = apply(registry, model, change, command, progress).version.ref
-                made.append(version)
-            done.append(Line(line.change, version, line.images))
+            if line.version:
+                done.append(line)
+                continue
+            result = apply(registry, model, change, command, progress)
+            made.append(result.version.ref)
+            done.append(replace(line, version=result.version.ref, result=result))
     return done
 
 
@@ -113,7 +116,7 @@ def _difference(version: Version, change: Change) -> str:
         if left_open or name in {"device", "again", "skip_bad", "cache_gb", "cache_dir"}:
             continue
         if _plain(found) != _plain(wanted):
-            return f"its {name} is {_plain(found)!r}, the plan's {_plain(wanted)!r}"
+            return f"{name}: {_plain(found)!r}, in the plan {_plain(wanted)!r}"
     return ""
 
 

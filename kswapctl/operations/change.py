@@ -142,7 +142,8 @@ def _branch(registry: Registry, name: str) -> str:
         return "main"
     if branch not in registry.branches(model):
         raise UsageError(
-            f"{name} is a version, not a branch", f"move the head there, or make a branch: kswapctl branch {model}"
+            f"{name} is a version, not a branch",
+            f"move the head there: kswapctl rollback {model} --to {branch}; or branch: kswapctl branch {name} NEW",
         )
     return branch
 

@@ -88,6 +88,8 @@ def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
         options = [w.strip(" '") for w in expected.replace(" or ", ",").split(",")]
         given = detail["input"].get("op", "") if isinstance(detail["input"], dict) else detail["input"]
         return nearest(str(given), options)
+    if detail["type"] in {"tuple_type", "list_type"} and isinstance(detail["input"], str):
+        return f"write a list: [{detail['input']}]"
     if isinstance(detail["input"], bool):
         return "YAML reads yes, no, on and off as true and false: put the name in quotes"
     return ""

@@ -44,7 +44,8 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
         sources[0].require(absent)
         raise DataError(
             f"class {absent[0]!r} has no training image in {sources[0].name}",
-            "add some to its train part, or name the other classes: --classes",
+            "add some to its train part (without parts, some images of each class are for testing), "
+            "or name the other classes: --classes",
         )
     known = tuple(c for c in knowledge.known if c not in classes)
     retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]

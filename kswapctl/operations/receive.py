@@ -196,6 +196,7 @@ def _register(
     try:
         return Received(adopt(registry, landing, arrivals, command), len(arrivals))
     except HeadMoved as error:
+        error.message = f"it goes on from {error.expected}, but the head is at {error.found}"
         error.hint = "put it on a line of its own: --branch NAME"
         raise
     except AlreadyExists as error:

@@ -14,7 +14,7 @@ from kswapctl.errors import NotFoundError
 from kswapctl.export import bundle as bundles
 from kswapctl.export.manifest import Manifest
 from kswapctl.export.signature import check_signature
-from kswapctl.operations.places import MovedError, open_place
+from kswapctl.operations.places import HUB, MovedError, open_place
 from kswapctl.operations.share import Parcel, gather
 from kswapctl.progress import Progress
 
@@ -52,7 +52,8 @@ def pull(registry: Registry, name: str, model: str, branch: str, command: str, p
         manifest = place.manifest()
         if manifest is None:
             raise NotFoundError(
-                f"there is no shared model in {name}", "check the name; private ones need hf auth login"
+                f"there is no shared model in {name}",
+                "check the name" + ("; private ones need hf auth login" if name.startswith(HUB) else ""),
             )
         return receive(registry, Delivery(manifest, place, name, model, branch), command, progress)
 

@@ -75,8 +75,9 @@ def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> tu
         brought = {v.number for v in stack} if event.action in {"bundle", "push"} else {event.number or 0}
         brought |= {0} if event.payload.get("base") else set()
         if brought & set(numbers):
-            found.append(f"{event.action} of {model}@{event.number or 'base'}")
-    return tuple(found)
+            place = event.payload.get("file") or event.payload.get("to")
+            found.append(f"{event.action} of {model}@{event.number or 'base'}: {place}")
+    return tuple(dict.fromkeys(found))
 
 
 def _stored(registry: Registry, digest: str) -> bool:

@@ -14,6 +14,7 @@ from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
 from kswapctl.data.views import make_views, mix_views
 from kswapctl.errors import DataError
+from kswapctl.export.files import made_folder
 from kswapctl.methods import Context, Method, find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.dense import Dense
@@ -25,7 +26,7 @@ from kswapctl.operations.material import Material
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, hand_back, one_core_each, pick_device, pick_precision, seed_everything
-from kswapctl.spec import Change, Knowledge, Role, Targets
+from kswapctl.spec import Change, Knowledge, Role, named
 from kswapctl.tasks import TASKS, Task, flatten
 from kswapctl.training.cache import GIB, Cache
 from kswapctl.training.dense import DenseSubject
@@ -92,12 +93,13 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     method = find_method(change.method, change.kind).configure(change.preset, change.settings)
     device = pick_device(change.device)
     dtype = pick_precision(change.precision, device)
+    kept = made_folder(Path(change.cache_dir)) if change.cache_dir else None
     images = _decode(composed, material, progress)
     rows = (*composed.knowledge.classes, *(c for c in change.classes if c not in composed.knowledge.classes))
     team = gather_team(device.type == "cpu")
     bench = Bench(composed, change, method, images, rows, material.known, team, seed_everything(change.seed))
     with deterministic(), one_core_each():
-        cache = Cache(int(change.cache_gb * GIB), Path(change.cache_dir) if change.cache_dir else None)
+        cache = Cache(int(change.cache_gb * GIB), kept)
         subject, choice = _subject(bench, cache, dtype, progress)
         pools = _pools(bench, subject, cache, progress)
         _check_items(bench, pools)
@@ -120,7 +122,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         plan = Plan(bench.generator, report, team)
         outcome = train(subject, method, context, training, validation, change.targets, plan)
         team.wait()
-    _tell(outcome, change.targets, change.kind, progress)
+    _tell(outcome, change, progress)
     return dataclasses.replace(outcome, choice=choice), images
 
 
@@ -298,14 +300,17 @@ def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) ->
     return torch.arange(len(images)).repeat_interleave(repeats)
 
 
-def _tell(outcome: Outcome, targets: Targets, kind: str, progress: Progress) -> None:
+def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:
     if outcome.lost:
         progress.note(f"stored at the method's rank: {outcome.lost:.1%} of the change's norm was left out")
     if outcome.met:
         return
     reached = ", ".join(f"{k} {v:.1%}" for k, v in outcome.validation.items() if k != "loss")
-    wanted = f"learn >= {targets.learn:.0%}" if kind == "learn" else f"forget <= {targets.forget:.0%}"
+    targets = change.targets
+    wanted = f"learn >= {targets.learn:.0%}" if change.kind == "learn" else f"forget <= {targets.forget:.0%}"
+    longer = ", or more training (--set cycles=4)" if outcome.steps else ""
     progress.note(
-        f"the targets were not met on the validation part ({reached}; asked for {wanted}, retain drop <= "
-        f"{targets.retain_drop:.0%}): try more --retain-share, looser targets, or --set cycles=4 of learn and forget"
+        f"{change.kind} {named(change.classes)}: the targets were not met on the validation part ({reached}; asked for "
+        f"{wanted}, retain drop <= {targets.retain_drop:.0%}): try more rehearsal (--retain-share), looser targets"
+        f"{longer}"
     )

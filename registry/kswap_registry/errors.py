@@ -95,6 +95,7 @@ class HeadMoved(RegistryError):
             f"the head of {branch} moved from {expected} to {found} meanwhile",
             f"repeat the operation on {found}, or keep this work on a branch of its own",
         )
+        self.expected, self.found = expected, found
 
 
 class Damaged(RegistryError):

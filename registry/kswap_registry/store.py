@@ -27,7 +27,7 @@ from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
 from .records import Attempt, Event, Model, Version
-from .tombstones import why_missing
+from .tombstones import require, why_missing
 
 OnWait = Callable[[Holder], None]
 
@@ -207,7 +207,8 @@ class Registry:
         note: str = "",
         branch: str = refs.MAIN,
     ) -> Version:
-        """Move a branch's head to any of the model's versions; nothing is recorded if it is there already."""
+        """Move a branch's head to any version whose files are there; nothing is recorded if it is there already."""
+        require(self, self.resolve(f"{model_name}@{number or 'base'}"))
         with self.exclusive(command), storage_errors(self.folder):
             with self.database.writing():
                 model = self._version_row(model_name, number)

@@ -43,3 +43,10 @@ def missing(registry: Registry, version: Version) -> dict[str, str]:
     gone = {name: digest for name, digest in version.files.items() if not registry.store.path(digest).exists()}
     purged = tombstones(registry.database) if gone else {}
     return {name: "purged" if digest in purged else "missing" for name, digest in gone.items()}
+
+
+def require(registry: Registry, version: Version) -> None:
+    """Raise MissingBlob, or PurgedBlob, unless each file that a version is composed of is there."""
+    base = registry.resolve(f"{version.model}@base")
+    for digest in {digest for each in (base, *registry.stack(version)) for digest in each.files.values()}:
+        registry.blob(digest)
