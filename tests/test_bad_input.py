@@ -58,7 +58,7 @@ WRONG = [
     ("learn digits --data {empty}", 4, "ten holds no image"),
     ("learn digits --data {tmp}/nowhere", 3, "nowhere"),
     ("eval digits --data {tmp}/nowhere", 3, "nowhere"),
-    ("eval digits --data hf:", 4, "hf: names no dataset"),
+    ("eval digits --data hf:", 3, "hf: names no dataset"),
     ("learn digits --data {zero} --classes ten --retain-data {digits}", 4, "bad.png is empty (0 bytes)"),
     ("learn digits --data {corrupt} --classes ten --retain-data {digits}", 4, "bad.png cannot be read"),
     ("forget digits --classes two --method nothing", 3, "no method 'nothing'"),

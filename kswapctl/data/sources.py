@@ -88,7 +88,7 @@ class Source:
 def open_source(text: str) -> Source:
     """Open what ``text`` names: ``hf:name``, a ``.csv`` or ``.jsonl`` manifest, or a folder."""
     if text == "hf:":
-        raise DataError("hf: names no dataset", "write hf:NAME")
+        raise NotFoundError("hf: names no dataset", "write hf:NAME")
     if text.startswith("hf:"):
         return _hugging_face(text, text.removeprefix("hf:"))
     path = Path(text).expanduser()
