@@ -36,7 +36,8 @@ def plan_purge(registry: Registry, name: str) -> Purging:
             )
         forgotten |= dict.fromkeys(gone)
     knew = {v.number for v in knowing(registry, name, forgotten)}
-    return Purging(purge.plan(registry, name), tuple(forgotten), shipped_from(registry, name, knew))
+    elsewhere = dict.fromkeys(f"{what}: {place}" for what, place in shipped_from(registry, name, knew))
+    return Purging(purge.plan(registry, name), tuple(forgotten), tuple(elsewhere))
 
 
 def purge_model(registry: Registry, name: str, confirm: str, command: str) -> Purging:

@@ -39,7 +39,7 @@ def find_remains(registry: Registry, original: str, classes: Collection[str]) ->
         for name, digest in version.files.items()
         if _stored(registry, digest)
     )
-    shipped = shipped_from(registry, knew.model, holders)
+    shipped = tuple(dict.fromkeys(what for what, _ in shipped_from(registry, knew.model, holders)))
     return Remains("SUPPRESSED" if held else "MERGED" if shipped else "PURGED", held, shipped)
 
 
@@ -62,8 +62,8 @@ def knowing(registry: Registry, name: str, classes: Collection[str]) -> list[Ver
     return [v for v in registry.versions(name) if not set(classes).isdisjoint(knowledge_of(model, v).known)]
 
 
-def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> tuple[str, ...]:
-    """What the history tells was written of these versions of ``model``.
+def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> list[tuple[str, str]]:
+    """What the history tells was written of these versions of ``model``, and the file or the place.
 
     A bundle or push brings its whole stack, and the base with it where it says so.
     """
@@ -75,9 +75,9 @@ def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> tu
         brought = {v.number for v in stack} if event.action in {"bundle", "push"} else {event.number or 0}
         brought |= {0} if event.payload.get("base") else set()
         if brought & set(numbers):
-            place = event.payload.get("file") or event.payload.get("to")
-            found.append(f"{event.action} of {model}@{event.number or 'base'}: {place}")
-    return tuple(dict.fromkeys(found))
+            place = event.payload.get("file") or event.payload.get("to") or ""
+            found.append((f"{event.action} of {model}@{event.number or 'base'}", place))
+    return found
 
 
 def _stored(registry: Registry, digest: str) -> bool:
