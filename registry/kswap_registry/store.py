@@ -207,7 +207,7 @@ class Registry:
         note: str = "",
         branch: str = refs.MAIN,
     ) -> Version:
-        """Move a branch's head to any version whose files are there; nothing is recorded if it is there already."""
+        """Move a branch's head to any version that is not purged; nothing is recorded if it is there already."""
         require(self, self.resolve(f"{model_name}@{number or 'base'}"))
         with self.exclusive(command), storage_errors(self.folder):
             with self.database.writing():
