@@ -9,7 +9,7 @@ import typer
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import IntegrityError, NotFoundError, UsageError
+from kswapctl.errors import IntegrityError, UsageError
 from kswapctl.operations.home import create_place, open_home
 
 
@@ -111,8 +111,6 @@ def restore(
     """
     from kswapctl.operations.care import restore as copy
 
-    if not source.exists():
-        raise NotFoundError(f"no such backup: {source}", "name the folder or .tar that kswapctl backup wrote")
     with copy(source, create_place(home)) as registry:
         rows = [(registry.folder, ", ".join(m.name for m in registry.models()))]
     render.data({"registry": str(rows[0][0])}, render.table("", ["registry", "models"], rows))

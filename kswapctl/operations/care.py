@@ -13,7 +13,7 @@ from pathlib import Path
 from kswap_registry import PurgedBlob, Registry, RegistryError, copies, doctor
 from kswap_registry.doctor import Finding, Moved
 
-from kswapctl.errors import IntegrityError, KswapError, UnsafeInputError, UsageError
+from kswapctl.errors import IntegrityError, KswapError, NotFoundError, UnsafeInputError, UsageError
 from kswapctl.export.files import check_free, written_whole
 from kswapctl.progress import Progress
 
@@ -93,6 +93,8 @@ def backup(registry: Registry, target: Path, overwrite: bool = False) -> Path:
 
 def restore(source: Path, folder: Path) -> Registry:
     """Make ``folder`` a registry from a backup; nothing is there unless every blob of it proved sound."""
+    if not source.exists():
+        raise NotFoundError(f"no such backup: {source}", "name the folder or .tar that kswapctl backup wrote")
     if not source.is_file():
         return copies.restore(source, folder)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
