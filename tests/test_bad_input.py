@@ -52,6 +52,7 @@ WRONG = [
     ("learn digits --data {digits} --classes ,", 2, "',' names no class"),
     ("swap digits --learn {digits} --classes , --forget two", 2, "',' names no class"),
     ("forget digits@1 --classes two", 2, "kswapctl branch digits@1 NEW"),
+    ("forget digits@9 --classes two", 3, "no version 'digits@9'"),
     ("restore {tmp}/none.tar --registry {tmp}/again", 3, "no such backup"),
     ("add x {empty}", 4, "holds no config.json"),
     ("add x {pickle}s", 3, "model.pth'"),

@@ -141,8 +141,9 @@ def _branch(registry: Registry, name: str) -> str:
     if not at or branch == "head":
         return "main"
     if branch not in registry.branches(model):
+        version = registry.resolve(name)
         raise UsageError(
-            f"{name} is a version, not a branch",
+            f"{version.ref} is a version, not a branch",
             f"move the head there: kswapctl rollback {model} --to {branch}; or branch: kswapctl branch {name} NEW",
         )
     return branch
