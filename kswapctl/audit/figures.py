@@ -44,7 +44,7 @@ def _draw_indices(axis: object, measures: Sequence[Measure]) -> None:
     shown = [m for m in measures if m.id[:2] in {"M4", "M5", "M6"} and m.value is not None]
     if not shown:
         axis.axis("off")
-        axis.text(0.5, 0.5, "no reference, so no index of\nwhat attacks recover", ha="center", fontsize=9)
+        axis.text(0.5, 0.5, "no attack could be compared\nwith a reference", ha="center", fontsize=9)
         return
     for row, measure in enumerate(shown):
         value, low, high = (v or 0.0 for v in (measure.value, measure.low, measure.high))

@@ -129,7 +129,7 @@ def study(
     summary = summarise(chosen, results)
     files = write_tables(chosen, summary, results, folder) if results else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))
-    render.say(f"{len(results)} cell{'s' * (len(results) != 1)}; {', '.join(map(str, files))}")
+    render.say(f"cells: {len(results)}; {', '.join(map(str, files))}")
 
 
 def _study_tables(study: Study, rows: list[Row]) -> list[Table]:

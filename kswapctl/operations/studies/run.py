@@ -38,7 +38,7 @@ def run_study(
     """
     cells = prepare(study, given, folder)
     left = [c for c in cells if not result_file(folder, c.key).is_file()]
-    progress.stage(f"{study.name}: {len(cells)} cells, {len(cells) - len(left)} done before", len(left))
+    progress.stage(f"{study.name}: cells {len(cells)}, done before {len(cells) - len(left)}", len(left))
     if workers == 1:
         _work(study, given, folder, progress)
     elif left:
