@@ -16,7 +16,7 @@ from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetCon
 
 HEIGHT, WIDTH = 192, 256
 """Of the input, in pixels: four fifths of the cells' images."""
-EPOCHS, BATCH, RATE = 22, 8, 1e-3
+EPOCHS, BATCH, RATE = 44, 8, 1e-3
 LARGEST, MAGNIFIED = 1.5, 0.7
 """Most that a batch is magnified, and the share of batches that are."""
 LEAST = 0.3

@@ -116,13 +116,15 @@ def network_of(kind, folder):
     return build(checkpoint.spec, checkpoint.weights)
 
 
-def test_convolutions_are_adapted_where_they_are_nearly_all_there_is_before_the_decoder(tmp_path):
+def test_all_layers_are_adapted_where_nearly_all_before_the_decoder_is_convolutions(tmp_path):
     blocks = find_blocks(network_of("rt_detr", tmp_path), "")
     parts = [re.sub(r"[.\d]+", ".", b.name.removeprefix("model.")).strip(".") for b in blocks]
     order = ["backbone.model.encoder.stages.layers", "encoder.aifi.layers", "encoder.fpn_blocks", "encoder.pan_blocks"]
     assert list(dict.fromkeys(parts)) == [*order, "decoder.layers"]
     layers = [layer for b in blocks for layer in b.layers]
-    assert not any("shortcut" in layer or "class_embed" in layer for layer in layers)
+    assert not any("class_embed" in layer or "score_head" in layer for layer in layers)
+    assert len(set(layers)) == len(layers)
+    assert "model.decoder.layers.1.encoder_attn.sampling_offsets" in blocks[-1].layers
     assert "model.encoder.pan_blocks.1.bottlenecks.2.conv2.conv" in blocks[parts.index("encoder.pan_blocks") + 1].layers
 
 

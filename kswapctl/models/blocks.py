@@ -17,7 +17,7 @@ TRANSFORMERS = re.compile(
     r"(.+?)\.((mlp\.)?fc[12]|intermediate\.dense|output\.dense|linear_(?:c|projections)\.\d+\.proj|linear_fuse)"
 )
 """How transformers names the feed-forward layers of its encoders, decoders and backbones, after the block's path."""
-CONVOLUTIONAL = re.compile(r"(.+\.(?:stages\.\d+\.layers|(?:fpn|pan)_blocks)\.\d+)\.(?!shortcut).*conv(?:olution)?")
+CONVOLUTIONAL = re.compile(r"(.+\.(?:stages\.\d+\.layers|(?:fpn|pan)_blocks)\.\d+)\..*conv(?:olution)?")
 """How it names the convolutions of residual and of fusion blocks, after the block's path."""
 BOXES = re.compile(r"(?:.+\.)?(?:bbox_embed\.(\d+)|bbox_predictor|(enc)_bbox_head)\.layers\.\d+")
 """How it names the layers of what gives boxes: of a decoder layer, of the last layer, or of the encoder."""
@@ -67,9 +67,10 @@ def find_blocks(model: nn.Module, classifier: str) -> tuple[Block, ...]:
 def _blocks_of_transformers(model: Dense) -> tuple[Block, ...]:
     """One block a layer of encoder, decoder or backbone, in the order they compute, with what gives its boxes.
 
-    Convolutional ones only of a network that has little else before its decoder.
+    Of a network with little but convolutions before its decoder every layer is adapted. What its decoder attends to
+    decides how tight the boxes of a new class are.
     """
-    patterns = [TRANSFORMERS, CONVOLUTIONAL] if model.convolutional else [TRANSFORMERS]
+    patterns = [TRANSFORMERS, CONVOLUTIONAL] if model.all_layers else [TRANSFORMERS]
     groups: dict[str, list[str]] = {}
     for name, module in model.named_modules():
         found = next(filter(None, (pattern.fullmatch(name) for pattern in patterns)), None)
@@ -81,7 +82,8 @@ def _blocks_of_transformers(model: Dense) -> tuple[Block, ...]:
         number, encoder = layer.groups()
         block = below[-1] if encoder else decoder[int(number)] if number else next(reversed(groups))
         groups[block].append(layer[0])
-    return tuple(Block(name, tuple(layers)) for name, layers in groups.items())
+    blocks = tuple(Block(name, tuple(layers)) for name, layers in groups.items())
+    return with_all_layers(model, blocks) if model.all_layers else blocks
 
 
 def _box_layers(model: nn.Module) -> list[re.Match[str]]:

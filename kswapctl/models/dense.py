@@ -15,8 +15,8 @@ class Dense(nn.Module):
     """Paths of all classifiers, which know the same classes; the last one decides."""
     spare: int
     """Rows of each classifier behind the classes."""
-    convolutional: bool
-    """Whether nearly all that comes before its decoder is convolutions."""
+    all_layers: bool
+    """Whether every layer of its blocks is adapted, not only the feed-forward ones."""
     task: str
     imprints: bool = False
     """Whether a class can be known by the mean of its features: then its row begins there, else at zero."""

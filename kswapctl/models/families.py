@@ -47,8 +47,8 @@ class Family:
     """Path of a classifier that chooses where to look."""
     spare: int = 0
     """Rows behind the classes: one for "no object", or none."""
-    convolutional: bool = False
-    """Whether nearly all that comes before its decoder is convolutions, so that these are adapted too."""
+    all_layers: bool = False
+    """Whether every layer of its blocks is adapted, convolutions and attention too, not only the feed-forward ones."""
 
 
 FAMILIES = {
@@ -63,7 +63,7 @@ FAMILIES = {
         Boxes,
         "model.decoder.class_embed.*",
         "model.enc_score_head",
-        convolutional=True,
+        all_layers=True,
     ),
     "segformer": Family("SegformerForSemanticSegmentation", "SegformerConfig", PixelScores, "decode_head.classifier"),
     "yolos": Family("YolosForObjectDetection", "YolosConfig", Boxes, "class_labels_classifier.layers.2", spare=1),
@@ -142,7 +142,7 @@ def adopt(network: Any, family: Family) -> Dense:
         network.criterion = None  # for training its own way; its buffers count classes
     network.class_heads = tuple(heads)
     network.spare = family.spare
-    network.convolutional = family.convolutional
+    network.all_layers = family.all_layers
     adopted: Dense = network.eval()
     return adopted
 
