@@ -21,7 +21,7 @@ from kswapctl.methods import METHODS
 from kswapctl.models.blocks import find_blocks, with_all_layers
 from kswapctl.models.checkpoint import Description, build, load
 from kswapctl.tasks import TASKS
-from kswapctl.tasks.detection import across_classes
+from kswapctl.tasks.detection import across_classes, quality
 
 FEWEST = ("--set", "steps=2", "--set", "cycles=1", "--set", "retain_views=1", "--set", "change_views=1")
 EVERY = [(name, method.kind) for name, kinds in METHODS.items() for method in kinds]
@@ -95,13 +95,24 @@ def test_an_object_is_matched_with_the_query_on_it():
     assert items.features[0, 0].tolist() == [2.0]
 
 
-def test_boxes_of_what_is_forgotten_are_not_trained():
+def test_boxes_and_scores_of_what_is_forgotten_are_not_trained():
     task = TASKS["detection"]
     outputs = torch.rand(1, 2, 3, 7, requires_grad=True)
     truth = torch.tensor([[[1, 0.5, 0.5, 0.2, 0.2]]])
     gradient = torch.autograd.grad(task.aside(outputs, truth, torch.tensor([1])), outputs)[0]
     assert not gradient[..., :4].any()
+    assert gradient[..., 4:].any(-1).sum(-1).tolist() == [[2, 2]]  # of three queries, all but the object's
     assert torch.autograd.grad(task.aside(outputs, truth, torch.tensor([])), outputs)[0][..., :4].any()
+
+
+def test_an_answer_is_as_sure_as_its_box_fits():
+    """Log-odds of 0 for a half: ln 2. Against two others of 0, ln 2 is a probability of a half too."""
+    scores, columns = torch.tensor([[0.0, 0.0], [9.0, 9.0]]), torch.tensor([1, 0])
+    assert quality(scores, columns, torch.tensor([0.5, 0.5])).tolist() == pytest.approx([math.log(2)] * 2)
+    scores = torch.tensor([[0.0, math.log(2), 0.0]], requires_grad=True)
+    for overlap in (0.5, 0.9, 0.1):
+        gradient = torch.autograd.grad(quality(scores, torch.tensor([1]), torch.tensor([overlap])).sum(), scores)[0]
+        assert gradient[0, 1].item() == pytest.approx(0.5 - overlap, abs=1e-6)
 
 
 def test_a_rare_class_weighs_as_much_as_a_common_one():

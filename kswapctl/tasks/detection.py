@@ -2,8 +2,9 @@
 
 Queries and objects are matched as in DETR (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020).
 Scores are brought to one form, log-odds against "no object" in column 0, whether a network answers with sigmoids or
-with a softmax. A method sees the classification of objects only: boxes, the queries without an object and the layers
-below the last are trained aside, and never on what is forgotten, since a worse box is no forgetting.
+with a softmax. A method sees the classification of objects only: boxes, scores that follow how well they fit, the
+queries without an object and the layers below the last are trained aside, and never on what is forgotten, since a
+worse box is no forgetting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
+from torchvision.ops import box_convert, box_iou, generalized_box_iou, generalized_box_iou_loss
 
 from kswapctl.tasks.base import Alignment, Items, Marks, Measured
 from kswapctl.tasks.boxes import Precision
@@ -83,10 +84,8 @@ class Detection:
         return Items(features, last, torch.where(targets >= 0, targets + 1, -1))
 
     def aside(self, outputs: Tensor, truth: Tensor, gone: Tensor) -> Tensor:
-        """Boxes of what is not ``gone``, and the classes that no method sees, averaged over the layers."""
-        layers = outputs.unbind(1)
-        terms = [_layer_loss(layer, truth, gone, last=index == len(layers) - 1) for index, layer in enumerate(layers)]
-        return torch.stack(terms).sum()
+        """Boxes and scores of what is not ``gone``, and no object elsewhere, summed over the layers."""
+        return torch.stack([_layer_loss(layer, truth, gone) for layer in outputs.unbind(1)]).sum()
 
     def answers(self, outputs: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, MOST, 6): row (-1 for none), score, and two corners in [0, 1]."""
@@ -163,8 +162,8 @@ def match(layer: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return queries.to(layer.device), rows.to(layer.device)
 
 
-def _layer_loss(layer: Tensor, truth: Tensor, gone: Tensor, last: bool) -> Tensor:
-    """No object where there is none; of the objects that are not ``gone`` boxes, and below the last layer classes."""
+def _layer_loss(layer: Tensor, truth: Tensor, gone: Tensor) -> Tensor:
+    """No object where there is none; of the objects that are not ``gone`` boxes, and scores that tell how they fit."""
     queries, rows = match(layer, truth)
     there = rows >= 0
     kept = there & ~torch.isin(rows, gone)
@@ -177,10 +176,21 @@ def _layer_loss(layer: Tensor, truth: Tensor, gone: Tensor, last: bool) -> Tenso
     boxes = found[:, :4]
     losses = BOX_COST * (boxes - places).abs().sum(1)
     losses = losses + OVERLAP_COST * generalized_box_iou_loss(_corners(boxes), _corners(places))
-    if not last:
-        losses = losses + CLASS_COST * F.cross_entropy(found[:, 4:], rows[kept] + 1, reduction="none")
+    overlaps = box_iou(_corners(boxes.detach()), _corners(places)).diagonal()
+    losses = losses + CLASS_COST * quality(found[:, 4:], rows[kept] + 1, overlaps)
     total: Tensor = noise.sum() / kept.sum().clamp_min(1) + across_classes(losses, rows[kept])
     return total
+
+
+def quality(scores: Tensor, columns: Tensor, overlaps: Tensor) -> Tensor:
+    """(N,) cross-entropies, in nats, of the probabilities of ``columns`` in (N, C) ``scores`` with ``overlaps``.
+
+    An answer is as sure as its box fits, in [0, 1], so the best placed of several is the surest, and the one from
+    which the next layer goes on (Zhang et al., VarifocalNet, CVPR 2021; RT-DETR is trained so from the start).
+    """
+    own = scores.gather(1, columns[:, None])[:, 0]
+    others = scores.scatter(1, columns[:, None], -torch.inf).logsumexp(dim=1)
+    return F.binary_cross_entropy_with_logits(own - others, overlaps, reduction="none")
 
 
 def across_classes(losses: Tensor, rows: Tensor) -> Tensor:
