@@ -367,6 +367,8 @@ def test_images_of_a_detector_may_have_one_object_each(dense_home, shapes, tmp_p
     break_boxes(data, leave_one)
     ran = invoke(home, "forget", "rt_detr", "--data", data, "--classes", "red", "--method", name, *FEWEST)
     assert ran.code == 0, ran.err
+    assert "kswapctl eval rt_detr@" in ran.err  # an audit would refuse
+    assert "audit" not in ran.err
 
 
 @pytest.mark.slow

@@ -184,12 +184,14 @@ def _run(model: str, changes: list[Change], home: options.Home, onto: str = "") 
     render.data([_shown(r) for r in results], table(results))
     for result in results:
         if result.version.kind == "forget":
-            render.say(_what_is_left(result.version))
+            render.say(_what_is_left(result.version, result.audited))
 
 
-def _what_is_left(version: Version) -> str:
+def _what_is_left(version: Version, audited: bool) -> str:
     """What forgetting to a depth means, and who judges it."""
     judge = f"how much can be had back, kswapctl audit {version.ref} says"
+    if not audited:
+        judge = f"what is now answered in its place, kswapctl eval {version.ref} says"
     depth = next((d for d, method in DEPTHS.items() if method == version.method), "")
     return f"forgotten by {version.method}{REACHES.get(depth, '')}: {judge}"
 

@@ -82,7 +82,7 @@ class Subject:
 def choose_subject(registry: Registry, version: Version, request: Request) -> Subject:
     """Find the models to compare; classes that were not forgotten are held against the version itself."""
     composed = load_version(registry, version)
-    if TASKS[composed.spec.task].marks != "labels":
+    if not TASKS[composed.spec.task].audited:
         raise UsageError(
             f"{version.model} is a model for {composed.spec.task}: the attacks of an audit need one label an image",
             "kswapctl eval says what forgotten objects and pixels are taken for",

@@ -23,6 +23,7 @@ from kswapctl.operations.surgery import operate
 from kswapctl.operations.versions import Composed, knowledge_of, load_version
 from kswapctl.progress import Progress, Silent
 from kswapctl.spec import Change, Knowledge
+from kswapctl.tasks import TASKS
 from kswapctl.training.loop import Outcome
 from kswapctl.training.team import gather_team, is_follower
 
@@ -34,6 +35,8 @@ class Result:
     version: Version
     outcome: Outcome
     seconds: float
+    audited: bool
+    """Whether an audit can judge it."""
 
 
 def apply(registry: Registry, name: str, change: Change, command: str, progress: Progress, onto: str = "") -> Result:
@@ -71,7 +74,7 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
         files = save(outcome.adapter, operation.folder, operation.parent.model)
         version = aside.commit(registry, operation, files, fields, onto, progress)
     gather_team(change.device == "cpu").wait()
-    return Result(version, outcome, time.monotonic() - start)
+    return Result(version, outcome, time.monotonic() - start, TASKS[composed.spec.task].audited)
 
 
 def follow(registry: Registry, name: str, change: Change) -> None:

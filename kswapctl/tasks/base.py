@@ -72,6 +72,8 @@ class Task(Protocol):
     name: str
     marks: Marks
     """What the images of the data must have."""
+    audited: bool
+    """Whether an audit's attacks can be made: they need one label an image."""
     metric: str
     """Name of the score that decides."""
     spare: int

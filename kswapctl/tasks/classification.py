@@ -18,6 +18,7 @@ class Classification:
 
     name = "classification"
     marks: Marks = "labels"
+    audited = True
     metric = "accuracy"
     spare = 0
     answered = "(N, K) logits"

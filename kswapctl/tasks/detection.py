@@ -45,6 +45,7 @@ class Detection:
 
     name = "detection"
     marks: Marks = "boxes"
+    audited = False
     metric = "mAP"
     spare = 1
     answered = "(N, L, Q, 4 + 1 + K) of L layers, the last deciding: centre and size in [0, 1], no object, K classes"

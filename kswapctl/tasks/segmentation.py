@@ -28,6 +28,7 @@ class Segmentation:
 
     name = "segmentation"
     marks: Marks = "masks"
+    audited = False
     metric = "mIoU"
     spare = 0
     answered = "(N, h, w, K) scores of the pixels of a smaller image"
