@@ -99,6 +99,8 @@ def test_an_image_of_a_learned_class_is_drawn_as_often_whatever_its_name() -> No
         images = Images(torch.empty(2, 3, 4, 4, dtype=torch.uint8), samples, ("", ""), (), marks)
         order = _drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3)
         assert order.tolist() == [0, 0, 0, 1]
+        twice = _drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3, copies=2)
+        assert twice.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize(

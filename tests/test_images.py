@@ -15,7 +15,6 @@ from PIL import Image
 from kswapctl.data.images import Images, decode, normalise, open_image
 from kswapctl.data.sets import check_disjoint, gather
 from kswapctl.data.sources import Source, open_source
-from kswapctl.data.views import make_views
 from kswapctl.errors import DataError
 from kswapctl.spec import Preprocessing
 
@@ -240,13 +239,3 @@ def test_gathering_joins_sources_in_order(fill: Fill) -> None:
     images = gather([(source, list(source.samples[2:])), (source, list(source.samples[:1]))], INPUT, False)
     assert [s.key for s in images.samples] == ["cat/good002.png", "cat/good003.png", "cat/good000.png"]
     assert len(gather([], INPUT, False)) == 0
-
-
-def test_the_first_view_is_the_image_itself_and_the_seed_decides_the_others() -> None:
-    pixels = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
-    views = make_views(pixels, 3, seed=1)
-    assert views.shape == (3, 6, 3, 16, 16)
-    assert torch.equal(views[0], pixels)
-    assert torch.equal(views, make_views(pixels, 3, seed=1))
-    assert not torch.equal(views[1], make_views(pixels, 3, seed=2)[1])
-    assert not torch.equal(views[1], views[2])

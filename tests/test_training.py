@@ -20,7 +20,6 @@ import torch
 from kswap_registry import Registry
 from torch import nn
 
-from kswapctl.data.views import make_views, mix_views
 from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
 from kswapctl.training import loop
@@ -180,15 +179,6 @@ def test_a_heavy_penalty_empties_blocks_and_drops_them(run_fresh) -> None:
     changed = run_fresh("show", "digits@1", "--json").json["state"]["record"]["changed blocks"]
     blocks = run_fresh("show", "digits", "--json").json["spec"]["blocks"]
     assert 0 < len(changed) < len(blocks)
-
-
-def test_mixed_views_leave_a_share_untouched() -> None:
-    pixels = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
-    (mixed,) = mix_views(pixels, 0.5, seed=1)
-    same = (mixed == pixels).flatten(1).all(1)
-    assert same.sum() == 10
-    assert torch.equal(mix_views(pixels, 0.5, seed=1)[0], mixed)
-    assert make_views(pixels, 3, seed=1).shape == (3, *pixels.shape)
 
 
 def test_shares_of_a_batch_are_consecutive_and_leave_nothing_out() -> None:

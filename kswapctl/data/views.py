@@ -9,39 +9,63 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from kswapctl.tasks.base import Marks
+
 TURN, ZOOM, ASPECT, SHEAR, SHIFT = 0.20, 0.18, 0.08, 0.12, 0.16
 """Largest turn (radians), zoom, change of aspect, shear, and shift (half-widths) of a view."""
+NEARER = 3.2
+"""Where masks move along, the largest zoom, inwards only: 1.8 at half the strength."""
 CONTRAST, BRIGHTNESS, TINT, NOISE = 0.4, 0.5, 0.08, 0.05
 """Largest relative change of contrast, brightness and channel gain; standard deviation of noise in [0, 1]."""
 BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
 LIT = 2
 """Most variants of an image, itself included, where nothing moves."""
+VOID = -1
+"""Target of a pixel that a moved image no longer shows."""
+
+Marked = tuple[Tensor, Tensor]
+"""Images, and what is marked on them."""
 
 
-def make_views(pixels: Tensor, count: int, seed: int, strength: float = 1.0, still: bool = False) -> Tensor:
-    """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each image.
+def make_views(
+    pixels: Tensor, targets: Tensor, count: int, seed: int, strength: float = 1.0, marks: Marks = "labels"
+) -> Marked:
+    """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each; and targets.
 
-    With ``still`` nothing moves or is covered: what is marked on an image stays where it is. There are then at most
-    ``LIT`` variants, as other light alone shows little that is new.
+    Boxes stay where they are, so nothing moves or is covered; there are then at most ``LIT`` variants, as other light
+    alone shows little that is new. (N, H, W) masks move along: each variant is then an image of its own, and what
+    comes back is (1, V * N, C, H, W) and (V * N, H, W).
     """
-    count = min(count, LIT) if still else count
     generator = torch.Generator().manual_seed(seed)
-    change = relight if still else vary
-    images = pixels.float() / 255
-    variants = [_to_bytes(change(images, generator, strength)) for _ in range(count - 1)]
-    return torch.stack([pixels, *variants])
+    count = min(count, LIT) if marks == "boxes" else count
+    views = [(pixels, targets), *(_variant(pixels, targets, generator, strength, marks) for _ in range(count - 1))]
+    images = torch.stack([seen for seen, _ in views])
+    if marks != "masks":
+        return images, targets
+    return images.flatten(0, 1)[None], torch.cat([there for _, there in views])
 
 
-def mix_views(pixels: Tensor, untouched: float, seed: int, strength: float = 1.0, still: bool = False) -> Tensor:
-    """(1, N, C, H, W) uint8: a share ``untouched`` of ``pixels`` (N, C, H, W) as they are, of the rest one variant."""
+def mix_views(
+    pixels: Tensor, targets: Tensor, untouched: float, seed: int, strength: float = 1.0, marks: Marks = "labels"
+) -> Marked:
+    """(1, N, C, H, W) uint8: a share ``untouched`` of ``pixels`` as they are, of the rest one variant; and targets."""
     generator = torch.Generator().manual_seed(seed)
     varied = torch.randperm(len(pixels), generator=generator)[round(untouched * len(pixels)) :]
-    mixed = pixels.clone()
+    pixels, targets = pixels.clone(), targets.clone()
     if len(varied):
-        change = relight if still else vary
-        mixed[varied] = _to_bytes(change(pixels[varied].float() / 255, generator, strength))
-    return mixed[None]
+        pixels[varied], targets[varied] = _variant(pixels[varied], targets[varied], generator, strength, marks)
+    return pixels[None], targets
+
+
+def _variant(pixels: Tensor, targets: Tensor, generator: Generator, strength: float, marks: Marks) -> Marked:
+    """One random view of each image, as bytes, and its targets."""
+    images = pixels.float() / 255
+    if marks == "masks":
+        images, targets = vary_masked(images, targets, generator, strength)
+    else:
+        images = (vary if marks == "labels" else relight)(images, generator, strength)
+    return (images * 255).round().to(torch.uint8), targets
 
 
 def relight(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
@@ -51,24 +75,44 @@ def relight(images: Tensor, generator: Generator, strength: float = 1.0) -> Tens
 
 def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """One random view of each of (N, C, H, W) images in [0, 1]; ``strength`` in [0, 1] scales every change."""
-    images = _move(images, generator, strength)
+    images = _sample(images, _motion(images, generator, strength))
     images = _blur(images, generator, strength)
     images = _relight(images, generator, strength)
     return _erase(images, generator, strength).clamp(0, 1)
+
+
+def vary_masked(images: Tensor, masks: Tensor, generator: Generator, strength: float = 1.0) -> Marked:
+    """One random view of each of (N, C, H, W) images in [0, 1], and its (N, H, W) mask, which moves along.
+
+    Nothing is covered; what comes in from beyond the border has the row -1.
+    """
+    motion = _motion(images, generator, strength, inwards=True)
+    return relight(_sample(images, motion), generator, strength), _follow(masks, motion)
 
 
 def _uniform(size: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(*size, generator=generator) * 2 - 1
 
 
-def _move(images: Tensor, generator: Generator, strength: float) -> Tensor:
+def _motion(images: Tensor, generator: Generator, strength: float, *, inwards: bool = False) -> Tensor:
+    """(N, H, W, 2) places from which each pixel of a view comes."""
     turn, zoom, aspect, shear, right, down = strength * _uniform((6, len(images)), generator)
     cos, sin = (turn * TURN).cos(), (turn * TURN).sin()
-    zoom, aspect = 1 + zoom * ZOOM, 1 + aspect * ASPECT
+    zoom, aspect = NEARER ** (-(zoom + strength) / 2) if inwards else 1 + zoom * ZOOM, 1 + aspect * ASPECT
     top = torch.stack([cos * zoom * aspect, -sin * zoom + shear * SHEAR, right * SHIFT], dim=1)
     bottom = torch.stack([sin * zoom, cos * zoom / aspect, down * SHIFT], dim=1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
+
+
+def _sample(images: Tensor, motion: Tensor) -> Tensor:
+    """Beyond the border it goes on as at the border."""
+    return F.grid_sample(images, motion, padding_mode="border", align_corners=False)
+
+
+def _follow(masks: Tensor, motion: Tensor) -> Tensor:
+    """The nearest pixel's row."""
+    shown = F.grid_sample((masks[:, None] - VOID).float(), motion, "nearest", "zeros", align_corners=False)
+    return (shown[:, 0] + VOID).to(masks.dtype)
 
 
 def _blur(images: Tensor, generator: Generator, strength: float) -> Tensor:
@@ -105,7 +149,3 @@ def _erase(images: Tensor, generator: Generator, strength: float) -> Tensor:
         top, left = int(place[0] * (height - high)), int(place[1] * (width - wide))
         erased[index, :, top : top + high, left : left + wide] = torch.rand(channels, 1, 1, generator=generator)
     return erased
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)

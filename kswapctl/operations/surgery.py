@@ -61,6 +61,11 @@ class Bench:
         """What the labels mean."""
         return TASKS[self.composed.spec.task]
 
+    @property
+    def length(self) -> int:
+        """Steps of one cycle."""
+        return self.method.steps_of(len(self.images["retain"]), self.task)
+
     def context(self, subject: Subject, pools: Mapping[Role, Pool]) -> Context:
         """What the method is told; columns of the outputs are rows of the classifier, after the task's spare ones."""
         changed, kept = (
@@ -109,7 +114,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             subject.grow(*_first_rows(bench, subject, pools))
         training: dict[Role, Pool] = {"retain": pools["retain"], change.kind: pools["change"]}
         context = bench.context(subject, training)
-        progress.stage("training", method.steps_of(len(pools["retain"]), context.task) * method.cycles)
+        progress.stage("training", bench.length * method.cycles)
         done = 0
 
         def report(step: int, figures: dict[str, float]) -> None:
@@ -119,7 +124,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
             done = step
 
         validation: dict[Role, Pool] = {"retain": pools["retain held"], change.kind: pools["change held"]}
-        plan = Plan(bench.generator, report, team)
+        plan = Plan(bench.generator, report, bench.length, team)
         outcome = train(subject, method, context, training, validation, change.targets, plan)
         team.wait()
     _tell(outcome, change, progress)
@@ -194,7 +199,7 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     known = subject.heads()
     if subject.known_rows() < len(bench.rows):
         subject.grow(*_first_rows(bench, subject, {"retain": pools["retain"], "change": pools["learn"]}))
-    plan = Plan(bench.generator, lambda *_: None, bench.team)
+    plan = Plan(bench.generator, lambda *_: None, team=bench.team)
     norms = screen(subject, bench.method, bench.context(subject, pools), pools, plan)
     subject.put_back(known)
     return norms
@@ -252,9 +257,10 @@ def _pools(bench: Bench, subject: Subject, cache: Cache, progress: Progress) -> 
     pools = {}
     for index, (name, (part, role)) in enumerate(roles.items()):
         seed = change.seed * len(roles) + index
-        views = _views(bench, part, role, seed, held=name.endswith("held"))
-        order = _drawing_order(bench.images[part], bench.composed.knowledge, method.learned_weight)
-        pools[name] = maker.make(views, bench.targets(part), order)
+        views, targets = _views(bench, part, role, seed, held=name.endswith("held"))
+        shown = bench.images[part]
+        order = _drawing_order(shown, bench.composed.knowledge, method.learned_weight, len(targets) // len(shown))
+        pools[name] = maker.make(views, targets, order)
         progress.advance()
     return pools
 
@@ -280,24 +286,27 @@ def _check_items(bench: Bench, pools: Mapping[str, Pool]) -> None:
             )
 
 
-def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> torch.Tensor:
-    """(V, N, C, H, W): each image in the method's views, or in fewer where training would not draw them all."""
-    pixels, method = bench.images[part].pixels, bench.method
-    still = bool(bench.images[part].marks)
+def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each image in the method's views, or in fewer where training would not draw them all; and their targets."""
+    pixels, targets, method = bench.images[part].pixels, bench.targets(part), bench.method
+    drawn_as = seed, method.view_strength, bench.task.marks
     if held:
-        return make_views(pixels, 1 if role == "retain" else method.views_of(role), seed, method.view_strength, still)
-    draws = method.steps_of(len(bench.images["retain"]), bench.task) * method.batch_of(role, bench.task)
+        return make_views(pixels, targets, 1 if role == "retain" else method.views_of(role), *drawn_as)
+    draws = bench.length * method.batch_of(role, bench.task)
     wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
     if drawn == 1 < wanted:
-        return mix_views(pixels, 1 / wanted, seed, method.view_strength, still)
-    return make_views(pixels, min(wanted, drawn), seed, method.view_strength, still)
+        return mix_views(pixels, targets, 1 / wanted, *drawn_as)
+    return make_views(pixels, targets, min(wanted, drawn), *drawn_as)
 
 
-def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int) -> torch.Tensor:
-    """Positions of the images, those that show a class learned earlier ``learned_weight`` times."""
+def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int, copies: int = 1) -> torch.Tensor:
+    """Positions of the images, those that show a class learned earlier ``learned_weight`` times.
+
+    Where each view is an image of its own, the same images stand there in ``copies``.
+    """
     shown = [m.names() for m in images.marks] or [{s.label} for s in images.samples]
     repeats = torch.tensor([1 if names.isdisjoint(knowledge.learned) else learned_weight for names in shown])
-    return torch.arange(len(images)).repeat_interleave(repeats)
+    return torch.arange(copies * len(images)).repeat_interleave(repeats.repeat(copies))
 
 
 def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:

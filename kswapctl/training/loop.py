@@ -65,7 +65,7 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
     history: list[dict[str, float]] = []
-    context.length = length = method.steps_of(len(pools["retain"]), context.task)
+    context.length = length = plan.length
     step, lost, losses = 0, 0.0, dict[str, Tensor]()
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     for step in range(1, method.cycles * length + 1):
@@ -110,6 +110,8 @@ class Plan:
     """Decides the order of images."""
     report: Report
     """Told at each look at the validation part."""
+    length: int = 1
+    """Steps of one cycle."""
     team: Team = ALONE
     """The processes that share each batch."""
 
