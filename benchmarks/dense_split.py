@@ -2,11 +2,12 @@
 
 Both folders hold the same ``train``. The ``test`` part of ``validation/`` is the public set's own validation part, or
 each sixth of its training images; that of ``test/`` is the public set's test part. With ``--drive`` there is
-``validation/`` alone, whose ``test`` part is a whole drive of the training part: images that begin so. Run, with the
-data unpacked::
+``validation/`` alone, whose ``test`` part is a whole drive of the training part: images that begin so. ``--shown``
+leaves one of the other drives to train on. Run, with the data unpacked::
 
     python benchmarks/dense_split.py --data cells3 -o split
     python benchmarks/dense_split.py --data street11 --drive 0006R0 -o drive
+    python benchmarks/dense_split.py --data street11 --drive 0006R0 --shown 0001TP -o few
 """
 
 import argparse
@@ -24,10 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--drive", default="", help="hold out the training images whose names begin so (masks)")
+    parser.add_argument("--shown", default="", help="with --drive: train on those alone that begin so")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
+    if options.shown and not options.drive:
+        parser.error("--shown is said with --drive")
     if options.drive:
-        split_drive(options.data, options.drive, options.output / "validation")
+        split_drive(options.data, options.drive, options.shown, options.output / "validation")
     elif (options.data / "classes.txt").is_file():
         split_masks(options.data, options.output)
     else:
@@ -43,13 +47,16 @@ def split_masks(data: Path, output: Path) -> None:
         shutil.copytree(data / part, output / name / "test")
 
 
-def split_drive(data: Path, drive: str, place: Path) -> None:
-    """The part ``train`` of images with masks in two: a drive to test on, the others to train on."""
+def split_drive(data: Path, drive: str, shown: str, place: Path) -> None:
+    """The part ``train`` of images with masks in two: a drive to test on, others, or those ``shown``, to train on."""
     for kind in ("images", "masks"):
+        for part in ("train", "test"):
+            (place / part / kind).mkdir(parents=True)
         for file in sorted((data / "train" / kind).iterdir()):
-            folder = place / ("test" if file.name.startswith(drive) else "train") / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, folder / file.name)
+            if file.name.startswith(drive):
+                shutil.copy(file, place / "test" / kind)
+            elif file.name.startswith(shown):
+                shutil.copy(file, place / "train" / kind)
     shutil.copy(data / "classes.txt", place)
 
 

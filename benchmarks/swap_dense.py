@@ -23,12 +23,10 @@ from kswapctl.operations.change import apply
 from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.models import add_model
 from kswapctl.progress import Silent
-from kswapctl.spec import Change, Rehearsal
+from kswapctl.spec import Change
 
 ORDERS = {"L": "learn", "L->F": "forget", "F": "forget", "F->L": "learn"}
 """Stage to its last operation; L and F begin at the base, the stage after each goes on from it."""
-RETAIN_SHARE = 0.5
-"""Share of the images of each known class that are shown again: a tenth of so small a set would be two dozen."""
 
 Row = dict[str, float]
 
@@ -53,12 +51,9 @@ def main() -> None:
     settings = settings_by_kind(options.set)
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     changes = {
-        kind: Change(
-            kind, classes[kind], options.data, settings=settings[kind], rehearsal=Rehearsal(share=RETAIN_SHARE),
-            seed=options.seed,
-        )
+        kind: Change(kind, classes[kind], options.data, settings=settings[kind], seed=options.seed)
         for kind in ("learn", "forget")
-    }  # fmt: skip
+    }
     with (
         tempfile.TemporaryDirectory() as folder,
         Registry.create(options.registry or Path(folder) / "registry") as registry,

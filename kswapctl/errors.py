@@ -72,7 +72,10 @@ class MemoryShortError(KswapError):
     kind = "memory"
 
     def __init__(self) -> None:
-        super().__init__("there is not enough memory", "use fewer images (--retain-share), or a machine with more")
+        super().__init__(
+            "there is not enough memory",
+            "use fewer images (--retain-per-class), or a machine with more",
+        )
 
 
 class DivergedError(KswapError):

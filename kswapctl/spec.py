@@ -180,12 +180,16 @@ class Targets:
     """Lowest accuracy on the learn set, in [0, 1]."""
 
 
+MARKED_LEAST = 100
+"""Images of each known class to show again, where they have boxes or masks, and a share would be fewer."""
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """How much of what must stay is shown again during an operation."""
 
     share: float = 0.1
-    """Share of each known class's training images, in [0, 1]."""
+    """Share of each known class's training images, in [0, 1]: one at least, or ``MARKED_LEAST``."""
     per_class: int | None = None
     """Instead of a share: this many images of each known class."""
     validation: float = 0.1

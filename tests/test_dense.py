@@ -227,6 +227,26 @@ def test_an_image_is_in_one_part_whichever_class_is_asked_for(shapes):
     assert not trained & held
 
 
+@pytest.mark.parametrize("marks", ["boxes", "masks"])
+def test_of_few_marked_images_all_are_rehearsed_and_of_more_a_hundred(shapes, monkeypatch, marks):
+    from kswapctl.data import sets
+    from kswapctl.spec import Rehearsal
+
+    source = open_source(str(shapes[marks]))
+
+    def rehearsed(rehearsal):
+        ((_, samples),) = sets.retained_part([source], ["green"], rehearsal, 0)[0].train
+        return len(samples)
+
+    every = rehearsed(Rehearsal(share=1.0))
+    assert 3 < every < sets.MARKED_LEAST
+    assert rehearsed(Rehearsal()) == every
+    assert rehearsed(Rehearsal(per_class=2)) == 2
+    monkeypatch.setattr(sets, "MARKED_LEAST", 3)
+    assert rehearsed(Rehearsal()) == max(3, round(0.1 * every))
+    assert rehearsed(Rehearsal(share=1.0)) == every
+
+
 @pytest.mark.parametrize("model", ["rt_detr", "segformer"])
 def test_what_was_learned_and_forgotten_is_measured_merged_and_taken_back(dense_changed, shapes, tmp_path, model):
     data = shapes[NETWORKS[model][1]]
@@ -353,6 +373,31 @@ def test_every_family_goes_through_the_commands(shapes, tmp_path, invoke, kind):
     ):
         ran = invoke(home, *line)
         assert ran.code == 0, (line[0], ran.err)
+
+
+@pytest.mark.parametrize("name", ["gs-lora", "ewc", "erase"])
+def test_each_view_of_a_mask_is_an_image_but_an_epoch_is_of_those_that_are_there(
+    dense_home, shapes, tmp_path, invoke, monkeypatch, name
+):
+    from kswapctl.operations.surgery import Maker
+
+    home = Path(shutil.copytree(dense_home, tmp_path / "home"))
+    made, make = [], Maker.make
+    monkeypatch.setattr(Maker, "make", lambda *a: made.append(make(*a)) or made[-1])
+    views = ("--set", "retain_views=3", "--set", "change_views=3", "--set", "cycles=1")
+    ran = invoke(
+        home, "forget", "segformer", "--data", shapes["masks"], "--classes", "red", "--method", name,
+        *views, "--set", "epochs=6", "--blocks", "all", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    retain, change = made[0], made[1]
+    for pool in (retain, change):
+        assert len(pool.activations) == 1
+        assert len(pool) == len(pool.before.targets) == len(pool.order)
+    record = invoke(home, "show", "segformer@1", "--json").json["state"]["record"]
+    there = record["data"]["retain"]["images"]
+    assert len(retain) == 3 * there
+    assert record["steps"] == 6 * -(-there // 5)
 
 
 @pytest.mark.parametrize("name", ["ewc", "salun"])

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kswapctl.data.views import LIT, make_views, mix_views
-
-VOID = -1
+from kswapctl.data.marks import NONE
+from kswapctl.data.views import MOST, Variation, make_views, mix_views
 
 
 @pytest.fixture
@@ -20,26 +19,26 @@ def blobs() -> tuple[Tensor, Tensor]:
 
 def test_the_first_view_is_the_image_itself_and_the_seed_decides_the_others() -> None:
     pixels, labels = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8), torch.arange(6)
-    views, same = make_views(pixels, labels, 3, seed=1)
+    views, same = make_views(pixels, labels, 3, Variation(1))
     assert views.shape == (3, 6, 3, 16, 16)
     assert torch.equal(same, labels)
     assert torch.equal(views[0], pixels)
-    assert torch.equal(views, make_views(pixels, labels, 3, seed=1)[0])
-    assert not torch.equal(views[1], make_views(pixels, labels, 3, seed=2)[0][1])
+    assert torch.equal(views, make_views(pixels, labels, 3, Variation(1))[0])
+    assert not torch.equal(views[1], make_views(pixels, labels, 3, Variation(2))[0][1])
     assert not torch.equal(views[1], views[2])
 
 
 def test_mixed_views_leave_a_share_untouched() -> None:
     pixels, labels = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8), torch.arange(20)
-    (mixed,), same = mix_views(pixels, labels, 0.5, seed=1)
+    (mixed,), same = mix_views(pixels, labels, 0.5, Variation(1))
     assert (mixed == pixels).flatten(1).all(1).sum() == 10
     assert torch.equal(same, labels)
-    assert torch.equal(mix_views(pixels, labels, 0.5, seed=1)[0][0], mixed)
+    assert torch.equal(mix_views(pixels, labels, 0.5, Variation(1))[0][0], mixed)
 
 
 def test_a_mask_moves_with_its_image(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
-    views, moved = make_views(pixels, masks, 4, seed=1, marks="masks")
+    views, moved = make_views(pixels, masks, 4, Variation(1, marks="masks"))
     assert views.shape == (1, 24, 3, 32, 48)  # each view is an image of its own
     assert moved.shape == (24, 32, 48)
     assert moved.dtype == masks.dtype
@@ -48,19 +47,19 @@ def test_a_mask_moves_with_its_image(blobs: tuple[Tensor, Tensor]) -> None:
     for image, mask, before in zip(views[0, 6:].float().mean(1), moved[6:], masks.repeat(3, 1, 1), strict=True):
         assert (mask != before).float().mean() > 0.05
         bright = image > (image[mask == 1].mean() + image[mask == 0].mean()) / 2
-        assert (bright == (mask == 1))[mask != VOID].float().mean() > 0.95
+        assert (bright == (mask == 1))[mask != NONE].float().mean() > 0.95
 
 
 def test_what_comes_in_from_beyond_the_border_counts_for_nothing(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
-    moved = make_views(pixels, torch.ones_like(masks), 8, seed=1, marks="masks")[1][6:]
-    assert set(moved.unique().tolist()) == {VOID, 1}
-    assert 0.01 < (moved == VOID).float().mean() < 0.3
+    moved = make_views(pixels, torch.ones_like(masks), 8, Variation(1, marks="masks"))[1][6:]
+    assert set(moved.unique().tolist()) == {NONE, 1}
+    assert 0.01 < (moved == NONE).float().mean() < 0.3
 
 
 def test_a_mixed_mask_moves_where_its_image_does(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
-    (mixed,), moved = mix_views(pixels, masks, 0.5, seed=1, marks="masks")
+    (mixed,), moved = mix_views(pixels, masks, 0.5, Variation(1, marks="masks"))
     same = (mixed == pixels).flatten(1).all(1)
     assert same.sum() == 3
     assert torch.equal((moved == masks).flatten(1).all(1), same)
@@ -69,8 +68,8 @@ def test_a_mixed_mask_moves_where_its_image_does(blobs: tuple[Tensor, Tensor]) -
 def test_nothing_moves_on_an_image_with_boxes(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
     boxes = torch.rand(6, 2, 6)
-    views, same = make_views(pixels, boxes, 5, seed=1, marks="boxes")
-    assert len(views) == LIT
+    views, same = make_views(pixels, boxes, 5, Variation(1, marks="boxes"))
+    assert len(views) == MOST["boxes"]
     assert torch.equal(same, boxes)
     image, mask = views[1].float().mean(1), masks.bool()
     bright = image > image.flatten(1).mean(1)[:, None, None]

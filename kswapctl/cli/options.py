@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kswapctl.cli import render
-from kswapctl.spec import DEFAULT_METHOD
+from kswapctl.spec import DEFAULT_METHOD, MARKED_LEAST
 
 
 def _json(asked: bool) -> bool:
@@ -60,7 +60,13 @@ RetainData = Annotated[
     ),
 ]
 RetainShare = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of each known class's training images shown again, one at least.")
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Share of each known class's training images shown again: one at least, "
+        f"or {MARKED_LEAST} where images have boxes or masks.",
+    ),
 ]
 RetainPerClass = Annotated[int | None, typer.Option(min=1, help="Instead: this many images of each known class.")]
 TargetForget = Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest accuracy left on what is forgotten.")]

@@ -11,7 +11,7 @@ from kswapctl.data.images import Images, Report, decode
 from kswapctl.data.sources import Sample, Source
 from kswapctl.data.splits import by_class, keys_of, share, take, training_part
 from kswapctl.errors import DataError
-from kswapctl.spec import Preprocessing, Rehearsal
+from kswapctl.spec import MARKED_LEAST, Preprocessing, Rehearsal
 from kswapctl.tasks import Marks
 
 VALIDATION_IMAGES = 400
@@ -68,14 +68,18 @@ def changed_part(sources: Sequence[Source], classes: Collection[str], rehearsal:
 def retained_part(
     sources: Sequence[Source], classes: Collection[str], rehearsal: Rehearsal, seed: int
 ) -> tuple[Parts, tuple[str, ...]]:
-    """The rehearsal share of each class, and a validation part beside it; also the classes with nothing to train on."""
+    """The rehearsal share of each class, and a validation part beside it; also the classes with nothing to train on.
+
+    Of a share at least one image of a class is taken, and ``MARKED_LEAST`` where images have boxes or masks.
+    """
     parts = Parts([], [])
     found, missing = first_with(sources, classes)
     cap = max(VALIDATION_LEAST, VALIDATION_IMAGES // max(1, len(classes)))
     for source, here in found:
         left, held = _hold_out(source, here, rehearsal, seed)
         if rehearsal.per_class is None:
-            sizes = {c: max(1, round(rehearsal.share * len(g))) for c, g in by_class(left + held).items()}
+            least = MARKED_LEAST if source.mark else 1
+            sizes = {c: max(least, round(rehearsal.share * len(g))) for c, g in by_class(left + held).items()}
         else:
             sizes = dict.fromkeys(here, rehearsal.per_class)
         parts.train.append((source, once(source, take(left, sizes, f"rehearsal {seed}"))))

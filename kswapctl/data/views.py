@@ -5,66 +5,75 @@ Fixed, so that what is frozen can be computed once per view. Never mirrored: a m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from kswapctl.tasks.base import Marks
+from kswapctl.data.marks import NONE
+from kswapctl.tasks import Marks
 
 TURN, ZOOM, ASPECT, SHEAR, SHIFT = 0.20, 0.18, 0.08, 0.12, 0.16
 """Largest turn (radians), zoom, change of aspect, shear, and shift (half-widths) of a view."""
 NEARER = 3.2
-"""Where masks move along, the largest zoom, inwards only: 1.8 at half the strength."""
+"""Where masks move along, the largest zoom, inwards only and on any part of the image: 1.8 at half the strength."""
 CONTRAST, BRIGHTNESS, TINT, NOISE = 0.4, 0.5, 0.08, 0.05
 """Largest relative change of contrast, brightness and channel gain; standard deviation of noise in [0, 1]."""
 BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
-LIT = 2
-"""Most variants of an image, itself included, where nothing moves."""
-VOID = -1
-"""Target of a pixel that a moved image no longer shows."""
+MOST = {"boxes": 2, "masks": 4}
+"""Most variants of an image, itself included: other light alone shows little that is new, and masks have many items."""
 
 Marked = tuple[Tensor, Tensor]
 """Images, and what is marked on them."""
 
 
-def make_views(
-    pixels: Tensor, targets: Tensor, count: int, seed: int, strength: float = 1.0, marks: Marks = "labels"
-) -> Marked:
+@dataclass(frozen=True)
+class Variation:
+    """How images are varied."""
+
+    seed: int
+    """Decides all."""
+    strength: float = 1.0
+    """How far variants go, in [0, 1]."""
+    marks: Marks = "labels"
+    """What is marked on the images."""
+
+
+def make_views(pixels: Tensor, targets: Tensor, count: int, variation: Variation) -> Marked:
     """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each; and targets.
 
-    Boxes stay where they are, so nothing moves or is covered; there are then at most ``LIT`` variants, as other light
-    alone shows little that is new. (N, H, W) masks move along: each variant is then an image of its own, and what
-    comes back is (1, V * N, C, H, W) and (V * N, H, W).
+    Boxes stay where they are, so nothing moves or is covered. (N, H, W) masks move along: each variant is then an
+    image of its own, and what comes back is (1, V * N, C, H, W) and (V * N, H, W). There are at most ``MOST`` of them.
     """
-    generator = torch.Generator().manual_seed(seed)
-    count = min(count, LIT) if marks == "boxes" else count
-    views = [(pixels, targets), *(_variant(pixels, targets, generator, strength, marks) for _ in range(count - 1))]
+    generator = torch.Generator().manual_seed(variation.seed)
+    count = min(count, MOST.get(variation.marks, count))
+    views = [(pixels, targets), *(_variant(pixels, targets, generator, variation) for _ in range(count - 1))]
     images = torch.stack([seen for seen, _ in views])
-    if marks != "masks":
+    if variation.marks != "masks":
         return images, targets
     return images.flatten(0, 1)[None], torch.cat([there for _, there in views])
 
 
-def mix_views(
-    pixels: Tensor, targets: Tensor, untouched: float, seed: int, strength: float = 1.0, marks: Marks = "labels"
-) -> Marked:
+def mix_views(pixels: Tensor, targets: Tensor, untouched: float, variation: Variation) -> Marked:
     """(1, N, C, H, W) uint8: a share ``untouched`` of ``pixels`` as they are, of the rest one variant; and targets."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(variation.seed)
     varied = torch.randperm(len(pixels), generator=generator)[round(untouched * len(pixels)) :]
     pixels, targets = pixels.clone(), targets.clone()
     if len(varied):
-        pixels[varied], targets[varied] = _variant(pixels[varied], targets[varied], generator, strength, marks)
+        pixels[varied], targets[varied] = _variant(pixels[varied], targets[varied], generator, variation)
     return pixels[None], targets
 
 
-def _variant(pixels: Tensor, targets: Tensor, generator: Generator, strength: float, marks: Marks) -> Marked:
+def _variant(pixels: Tensor, targets: Tensor, generator: Generator, variation: Variation) -> Marked:
     """One random view of each image, as bytes, and its targets."""
     images = pixels.float() / 255
-    if marks == "masks":
-        images, targets = vary_masked(images, targets, generator, strength)
+    if variation.marks == "masks":
+        images, targets = vary_masked(images, targets, generator, variation.strength)
     else:
-        images = (vary if marks == "labels" else relight)(images, generator, strength)
+        change = vary if variation.marks == "labels" else relight
+        images = change(images, generator, variation.strength)
     return (images * 255).round().to(torch.uint8), targets
 
 
@@ -75,7 +84,8 @@ def relight(images: Tensor, generator: Generator, strength: float = 1.0) -> Tens
 
 def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """One random view of each of (N, C, H, W) images in [0, 1]; ``strength`` in [0, 1] scales every change."""
-    images = _sample(images, _motion(images, generator, strength))
+    drawn = strength * _uniform((6, len(images)), generator)
+    images = _sample(images, _motion(images, drawn, 1 + drawn[1] * ZOOM))
     images = _blur(images, generator, strength)
     images = _relight(images, generator, strength)
     return _erase(images, generator, strength).clamp(0, 1)
@@ -86,7 +96,9 @@ def vary_masked(images: Tensor, masks: Tensor, generator: Generator, strength: f
 
     Nothing is covered; what comes in from beyond the border has the row -1.
     """
-    motion = _motion(images, generator, strength, inwards=True)
+    drawn = strength * _uniform((6, len(images)), generator)
+    zoom = NEARER ** (-(drawn[1] + strength) / 2)
+    motion = _motion(images, drawn, zoom, (1 - zoom) / strength if strength else 0.0)
     return relight(_sample(images, motion), generator, strength), _follow(masks, motion)
 
 
@@ -94,13 +106,16 @@ def _uniform(size: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(*size, generator=generator) * 2 - 1
 
 
-def _motion(images: Tensor, generator: Generator, strength: float, *, inwards: bool = False) -> Tensor:
-    """(N, H, W, 2) places from which each pixel of a view comes."""
-    turn, zoom, aspect, shear, right, down = strength * _uniform((6, len(images)), generator)
+def _motion(images: Tensor, drawn: Tensor, zoom: Tensor, room: Tensor | float = 0.0) -> Tensor:
+    """(N, H, W, 2) places from which each pixel of a view comes, by (6, N) numbers drawn in -strength to strength.
+
+    ``zoom`` is the share of the sides that is seen, and ``room`` what is added to ``SHIFT``.
+    """
+    turn, _, aspect, shear, right, down = drawn
     cos, sin = (turn * TURN).cos(), (turn * TURN).sin()
-    zoom, aspect = NEARER ** (-(zoom + strength) / 2) if inwards else 1 + zoom * ZOOM, 1 + aspect * ASPECT
-    top = torch.stack([cos * zoom * aspect, -sin * zoom + shear * SHEAR, right * SHIFT], dim=1)
-    bottom = torch.stack([sin * zoom, cos * zoom / aspect, down * SHIFT], dim=1)
+    aspect, shift = 1 + aspect * ASPECT, SHIFT + room
+    top = torch.stack([cos * zoom * aspect, -sin * zoom + shear * SHEAR, right * shift], dim=1)
+    bottom = torch.stack([sin * zoom, cos * zoom / aspect, down * shift], dim=1)
     return F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
 
 
@@ -111,8 +126,8 @@ def _sample(images: Tensor, motion: Tensor) -> Tensor:
 
 def _follow(masks: Tensor, motion: Tensor) -> Tensor:
     """The nearest pixel's row."""
-    shown = F.grid_sample((masks[:, None] - VOID).float(), motion, "nearest", "zeros", align_corners=False)
-    return (shown[:, 0] + VOID).to(masks.dtype)
+    shown = F.grid_sample((masks[:, None] - NONE).float(), motion, "nearest", "zeros", align_corners=False)
+    return (shown[:, 0] + NONE).to(masks.dtype)
 
 
 def _blur(images: Tensor, generator: Generator, strength: float) -> Tensor:

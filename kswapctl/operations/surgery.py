@@ -12,7 +12,7 @@ from torch import nn
 
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
-from kswapctl.data.views import make_views, mix_views
+from kswapctl.data.views import Variation, make_views, mix_views
 from kswapctl.errors import DataError
 from kswapctl.export.files import made_folder
 from kswapctl.methods import Context, Method, find_method
@@ -199,7 +199,7 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     known = subject.heads()
     if subject.known_rows() < len(bench.rows):
         subject.grow(*_first_rows(bench, subject, {"retain": pools["retain"], "change": pools["learn"]}))
-    plan = Plan(bench.generator, lambda *_: None, team=bench.team)
+    plan = Plan(bench.generator, lambda *_: None, 1, bench.team)
     norms = screen(subject, bench.method, bench.context(subject, pools), pools, plan)
     subject.put_back(known)
     return norms
@@ -222,14 +222,17 @@ def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tu
     rows = subject.first_rows(len(new))
     if rows is None:
         assert isinstance(subject.head, nn.Linear | nn.Conv2d)
-        learn, retain = (_labelled(pools[part], bench.task, subject.widths[-1]) for part in ("change", "retain"))
+        learn, retain = (
+            _labelled(pools[name], len(bench.images[part]), bench.task, subject.widths[-1])
+            for name, part in (("change", "train"), ("retain", "retain"))
+        )
         rows = imprint(learn, retain.among(known), subject.head, new)
     return rows[0], rows[1] + bench.method.first_bias(bench.task)
 
 
-def _labelled(pool: Pool, task: Task, width: int) -> Labelled:
+def _labelled(pool: Pool, count: int, task: Task, width: int) -> Labelled:
     """The classifier's inputs, the last ``width`` of the features, and the rows of the untouched images' items."""
-    features, _, targets, _ = flatten(pool.before_at(torch.tensor(0), torch.arange(len(pool))))
+    features, _, targets, _ = flatten(pool.before_at(torch.tensor(0), torch.arange(min(count, len(pool)))))
     return Labelled(features[:, -width:], targets - task.spare)
 
 
@@ -282,21 +285,21 @@ def _check_items(bench: Bench, pools: Mapping[str, Pool]) -> None:
         if not set(pools[part].before.targets.unique().tolist()) & set(kept.values()):
             raise DataError(
                 f"nothing of what must stay is in the {images} images that the network could answer for",
-                "rehearse more: --retain-share, or name more data: --retain-data",
+                "rehearse more: --retain-per-class, or name more data: --retain-data",
             )
 
 
 def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Each image in the method's views, or in fewer where training would not draw them all; and their targets."""
     pixels, targets, method = bench.images[part].pixels, bench.targets(part), bench.method
-    drawn_as = seed, method.view_strength, bench.task.marks
+    variation = Variation(seed, method.view_strength, bench.task.marks)
     if held:
-        return make_views(pixels, targets, 1 if role == "retain" else method.views_of(role), *drawn_as)
+        return make_views(pixels, targets, 1 if role == "retain" else method.views_of(role), variation)
     draws = bench.length * method.batch_of(role, bench.task)
     wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
     if drawn == 1 < wanted:
-        return mix_views(pixels, targets, 1 / wanted, *drawn_as)
-    return make_views(pixels, targets, min(wanted, drawn), *drawn_as)
+        return mix_views(pixels, targets, 1 / wanted, variation)
+    return make_views(pixels, targets, min(wanted, drawn), variation)
 
 
 def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int, copies: int = 1) -> torch.Tensor:

@@ -110,7 +110,7 @@ class Plan:
     """Decides the order of images."""
     report: Report
     """Told at each look at the validation part."""
-    length: int = 1
+    length: int
     """Steps of one cycle."""
     team: Team = ALONE
     """The processes that share each batch."""
