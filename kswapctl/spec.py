@@ -189,7 +189,7 @@ class Rehearsal:
     """How much of what must stay is shown again during an operation."""
 
     share: float = 0.1
-    """Share of each known class's training images, in [0, 1]: one at least, or ``MARKED_LEAST``."""
+    """Share of each known class's training images, in [0, 1]: one image at least, ``MARKED_LEAST`` of marked ones."""
     per_class: int | None = None
     """Instead of a share: this many images of each known class."""
     validation: float = 0.1
