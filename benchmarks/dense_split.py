@@ -2,12 +2,13 @@
 
 Both folders hold the same ``train``. The ``test`` part of ``validation/`` is the public set's own validation part, or
 each sixth of its training images; that of ``test/`` is the public set's test part. With ``--drive`` there is
-``validation/`` alone, whose ``test`` part is a whole drive of the training part: images that begin so. ``--shown``
-leaves one of the other drives to train on. Run, with the data unpacked::
+``validation/`` alone, whose ``test`` part is a whole drive of the training part: images that begin so; with ``--last``
+only so many at its end. ``--shown`` leaves one of the other drives to train on. Run, with the data unpacked::
 
     python benchmarks/dense_split.py --data cells3 -o split
     python benchmarks/dense_split.py --data street11 --drive 0006R0 -o drive
     python benchmarks/dense_split.py --data street11 --drive 0006R0 --shown 0001TP -o few
+    python benchmarks/dense_split.py --data street11 --drive 0001TP --last 24 -o late
 """
 
 import argparse
@@ -25,13 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--drive", default="", help="hold out the training images whose names begin so (masks)")
+    parser.add_argument("--last", type=int, default=0, help="with --drive: hold out only so many images at its end")
     parser.add_argument("--shown", default="", help="with --drive: train on those alone that begin so")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    if options.shown and not options.drive:
-        parser.error("--shown is said with --drive")
+    if (options.shown or options.last) and not options.drive:
+        parser.error("--shown and --last are said with --drive")
     if options.drive:
-        split_drive(options.data, options.drive, options.shown, options.output / "validation")
+        split_drive(options.data, options.drive, options.last, options.shown, options.output / "validation")
     elif (options.data / "classes.txt").is_file():
         split_masks(options.data, options.output)
     else:
@@ -47,13 +49,18 @@ def split_masks(data: Path, output: Path) -> None:
         shutil.copytree(data / part, output / name / "test")
 
 
-def split_drive(data: Path, drive: str, shown: str, place: Path) -> None:
-    """The part ``train`` of images with masks in two: a drive to test on, others, or those ``shown``, to train on."""
+def split_drive(data: Path, drive: str, last: int, shown: str, place: Path) -> None:
+    """The part ``train`` of images with masks in two: a drive, or its ``last`` images, to test on, others to train on.
+
+    The others are all, or those that begin with ``shown``.
+    """
     for kind in ("images", "masks"):
         for part in ("train", "test"):
             (place / part / kind).mkdir(parents=True)
-        for file in sorted((data / "train" / kind).iterdir()):
-            if file.name.startswith(drive):
+        files = sorted((data / "train" / kind).iterdir())
+        held = [file for file in files if file.name.startswith(drive)][-last:]  # -0 takes all
+        for file in files:
+            if file in held:
                 shutil.copy(file, place / "test" / kind)
             elif file.name.startswith(shown):
                 shutil.copy(file, place / "train" / kind)
