@@ -379,7 +379,7 @@ def test_every_family_goes_through_the_commands(shapes, tmp_path, invoke, kind):
 def test_each_view_of_a_mask_is_an_image_but_an_epoch_is_of_those_that_are_there(
     dense_home, shapes, tmp_path, invoke, monkeypatch, name
 ):
-    from kswapctl.operations.surgery import Maker
+    from kswapctl.training.pool import Maker
 
     home = Path(shutil.copytree(dense_home, tmp_path / "home"))
     made, make = [], Maker.make

@@ -20,7 +20,7 @@ from kswapctl.data.splits import all_tested
 from kswapctl.errors import DataError, UnsafeInputError
 from kswapctl.models.families import configure
 from kswapctl.models.transformer import _sides
-from kswapctl.operations.surgery import _drawing_order
+from kswapctl.operations.pools import drawing_order
 from kswapctl.spec import Knowledge
 from kswapctl.tasks import TASKS
 
@@ -97,9 +97,9 @@ def test_an_image_of_a_learned_class_is_drawn_as_often_whatever_its_name() -> No
     for marks in ((boxes, Boxes((Box("apple", place),))), (mask, plain)):
         samples = (Sample("a", "apple", "train"), Sample("b", "apple", "train"))
         images = Images(torch.empty(2, 3, 4, 4, dtype=torch.uint8), samples, ("", ""), (), marks)
-        order = _drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3)
+        order = drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3)
         assert order.tolist() == [0, 0, 0, 1]
-        twice = _drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3, copies=2)
+        twice = drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3, copies=2)
         assert twice.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
 
 

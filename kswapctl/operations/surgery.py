@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,84 +11,31 @@ from torch import nn
 
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
-from kswapctl.data.views import Variation, make_views, mix_views
-from kswapctl.errors import DataError
 from kswapctl.export.files import made_folder
-from kswapctl.methods import Context, Method, find_method
+from kswapctl.methods import find_method
 from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.dense import Dense
 from kswapctl.models.depths import blocks_at
 from kswapctl.models.heads import Labelled, classifier_path, imprint
 from kswapctl.models.lora import Shape
-from kswapctl.models.weights import fingerprint
+from kswapctl.operations.bench import Bench
 from kswapctl.operations.material import Material
+from kswapctl.operations.pools import make_pools, maker_of
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, hand_back, one_core_each, pick_device, pick_precision, seed_everything
-from kswapctl.spec import Change, Knowledge, Role, named
+from kswapctl.spec import Change, Role, named
 from kswapctl.tasks import TASKS, Task, flatten
 from kswapctl.training.cache import GIB, Cache
 from kswapctl.training.dense import DenseSubject
-from kswapctl.training.items import item_forward
 from kswapctl.training.loop import Outcome, Plan, train
-from kswapctl.training.pool import Maker, Pool
+from kswapctl.training.pool import Pool
 from kswapctl.training.screen import SHARE, screen, shortest
 from kswapctl.training.subject import Subject
-from kswapctl.training.team import Team, gather_team
+from kswapctl.training.team import gather_team
 
 AUTO = "auto"
 """The choice of blocks that asks the gradient."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all steps of one operation share."""
-
-    composed: Composed
-    change: Change
-    method: Method
-    images: Mapping[str, Images]
-    rows: tuple[str, ...]
-    """Classifier rows after the operation."""
-    known: tuple[str, ...]
-    """Classes that must stay."""
-    team: Team
-    generator: torch.Generator
-
-    @property
-    def task(self) -> Task:
-        """What the labels mean."""
-        return TASKS[self.composed.spec.task]
-
-    @property
-    def length(self) -> int:
-        """Steps of one cycle."""
-        return self.method.steps_of(len(self.images["retain"]), self.task)
-
-    def context(self, subject: Subject, pools: Mapping[Role, Pool]) -> Context:
-        """What the method is told; columns of the outputs are rows of the classifier, after the task's spare ones."""
-        changed, kept = (
-            torch.tensor([self.rows.index(name) for name in names], device=subject.device)
-            for names in (self.change.classes, self.known)
-        )
-        return Context(
-            task=self.task,
-            known=subject.known_rows() + self.task.spare,
-            chance=self.task.chance(len(self.rows)),
-            rows=changed + self.task.spare,
-            retained=kept + self.task.spare,
-            gone=changed if self.change.kind == "forget" else changed[:0],
-            classifier=subject.classifier(self.task),
-            groups=subject.groups,
-            layers=subject.layers,
-            forward=item_forward(subject.forward, pools, self.task),
-            widths=subject.widths,
-        )
-
-    def targets(self, part: str) -> torch.Tensor:
-        """(N, ...) targets of the images of ``part``; nothing trains a class forgotten earlier: it has no name here."""
-        forgotten = set(self.composed.knowledge.forgotten) - set(self.change.classes)
-        return self.images[part].targets(tuple(f"\0{c}" if c in forgotten else c for c in self.rows))
 
 
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
@@ -106,8 +52,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     with deterministic(), one_core_each():
         cache = Cache(int(change.cache_gb * GIB), kept)
         subject, choice = _subject(bench, cache, dtype, progress)
-        pools = _pools(bench, subject, cache, progress)
-        _check_items(bench, pools)
+        pools = make_pools(bench, subject, cache, progress)
         subject.room = cache.left
         hand_back()
         if subject.known_rows() < len(rows):
@@ -188,7 +133,7 @@ def _subject(bench: Bench, cache: Cache, dtype: torch.dtype, progress: Progress)
 
 def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     """Gradient norm by block, from a few images of each role; ``subject`` is left as it was."""
-    maker = _maker(bench, subject, Cache(GIB))
+    maker = maker_of(bench, subject, Cache(GIB))
     pools: dict[Role, Pool] = {}
     parts: dict[Role, str] = {"retain": "retain", bench.change.kind: "train"}
     for role, part in parts.items():
@@ -234,82 +179,6 @@ def _labelled(pool: Pool, count: int, task: Task, width: int) -> Labelled:
     """The classifier's inputs, the last ``width`` of the features, and the rows of the untouched images' items."""
     features, _, targets, _ = flatten(pool.before_at(torch.tensor(0), torch.arange(min(count, len(pool)))))
     return Labelled(features[:, -width:], targets - task.spare)
-
-
-def _maker(bench: Bench, subject: Subject, cache: Cache) -> Maker:
-    spec = bench.composed.spec
-    network = f"{spec.architecture} {spec.arguments} {fingerprint(bench.composed.weights)}"
-    return Maker(subject, bench.task, spec.preprocessing, cache, bench.team, network)
-
-
-def _pools(bench: Bench, subject: Subject, cache: Cache, progress: Progress) -> dict[str, Pool]:
-    """Each part in its views, through the frozen blocks.
-
-    What decides whether enough was learned or forgotten is seen in views too: held-out images alone are often
-    near copies of trained ones, and too easy.
-    """
-    change, method = bench.change, bench.method
-    roles: dict[str, tuple[str, Role]] = {
-        "retain": ("retain", "retain"),
-        "change": ("train", change.kind),
-        "retain held": ("retain held", "retain"),
-        "change held": ("train held", change.kind),
-    }
-    progress.stage("preparing views", len(roles))
-    maker = _maker(bench, subject, cache)
-    pools = {}
-    for index, (name, (part, role)) in enumerate(roles.items()):
-        seed = change.seed * len(roles) + index
-        views, targets = _views(bench, part, role, seed, held=name.endswith("held"))
-        shown = bench.images[part]
-        order = _drawing_order(shown, bench.composed.knowledge, method.learned_weight, len(targets) // len(shown))
-        pools[name] = maker.make(views, targets, order)
-        progress.advance()
-    return pools
-
-
-def _check_items(bench: Bench, pools: Mapping[str, Pool]) -> None:
-    """Each class that changes has an item on both sides, and what must stay has one: small things may have none."""
-    changed, kept = (
-        {name: bench.rows.index(name) + bench.task.spare for name in names}
-        for names in (bench.change.classes, bench.known)
-    )
-    for part, images in (("change", "training"), ("change held", "validation")):
-        there = set(pools[part].before.targets.unique().tolist())
-        if absent := [name for name, column in changed.items() if column not in there]:
-            raise DataError(
-                f"class {absent[0]!r} has nothing in its {images} images that the network could answer for",
-                "objects that stand for crowds do not count, nor pixels thinner than one of the answer's",
-            )
-    for part, images in (("retain", "rehearsed"), ("retain held", "validation")):
-        if not set(pools[part].before.targets.unique().tolist()) & set(kept.values()):
-            raise DataError(
-                f"nothing of what must stay is in the {images} images that the network could answer for",
-                "rehearse more: --retain-per-class, or name more data: --retain-data",
-            )
-
-
-def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image in the method's views, or in fewer where training would not draw them all; and their targets."""
-    pixels, targets, method = bench.images[part].pixels, bench.targets(part), bench.method
-    variation = Variation(seed, method.view_strength, bench.task.marks)
-    if held:
-        return make_views(pixels, targets, 1 if role == "retain" else method.views_of(role), variation)
-    draws = bench.length * method.batch_of(role, bench.task)
-    wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
-    if drawn == 1 < wanted:
-        return mix_views(pixels, targets, 1 / wanted, variation)
-    return make_views(pixels, targets, min(wanted, drawn), variation)
-
-
-def _drawing_order(images: Images, knowledge: Knowledge, learned_weight: int, copies: int = 1) -> torch.Tensor:
-    """Positions of the images, those that show a class learned earlier ``learned_weight`` times.
-
-    Where each view is an image of its own, the same images stand there in ``copies``.
-    """
-    shown = [m.names() for m in images.marks] or [{s.label} for s in images.samples]
-    repeats = torch.tensor([1 if names.isdisjoint(knowledge.learned) else learned_weight for names in shown])
-    return torch.arange(copies * len(images)).repeat_interleave(repeats.repeat(copies))
 
 
 def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:
