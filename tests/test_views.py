@@ -57,6 +57,24 @@ def test_what_comes_in_from_beyond_the_border_counts_for_nothing(blobs: tuple[Te
     assert 0.01 < (moved == NONE).float().mean() < 0.3
 
 
+def test_half_of_the_views_of_masks_are_mirrored_and_none_of_labels() -> None:
+    masks = (torch.arange(48, dtype=torch.int16) // 8).expand(40, 32, -1)  # row and light rise from left to right
+    pixels = (40 * masks)[:, None].expand(-1, 3, -1, -1).to(torch.uint8)
+    views, moved = make_views(pixels, masks, 2, Variation(1, marks="masks"))
+    mirrored = _falls(moved[40:])
+    assert 12 < mirrored.sum() < 28
+    assert torch.equal(_falls(views[0, 40:].float().mean(1)), mirrored)
+    assert not _falls(moved[:40]).any()
+    assert not _falls(make_views(pixels, torch.arange(40), 2, Variation(1))[0][1].float().mean(1)).any()
+
+
+def _falls(images: Tensor) -> Tensor:
+    """Whether the left half of (N, H, W) has more than the right, where it has anything."""
+    left, right = (half.flatten(1) for half in images.float().tensor_split(2, dim=2))
+    mean_left, mean_right = ((half.clamp_min(0)).sum(1) / (half != NONE).sum(1) for half in (left, right))
+    return mean_left > mean_right
+
+
 def test_a_mixed_mask_moves_where_its_image_does(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
     (mixed,), moved = mix_views(pixels, masks, 0.5, Variation(1, marks="masks"))

@@ -1,10 +1,12 @@
 """Fixed variants of each image: mild shifts, turns, light, blur and erasing, drawn once by seed.
 
-Fixed, so that what is frozen can be computed once per view. Never mirrored: a mirrored sign or letter is another class.
+Fixed, so that what is frozen can be computed once per view. Only images with masks are mirrored: a mirrored sign or
+letter is another class, a mirrored street is another street.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -94,11 +96,12 @@ def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
 def vary_masked(images: Tensor, masks: Tensor, generator: Generator, strength: float = 1.0) -> Marked:
     """One random view of each of (N, C, H, W) images in [0, 1], and its (N, H, W) mask, which moves along.
 
-    Nothing is covered; what comes in from beyond the border has the row -1.
+    Nothing is covered; what comes in from beyond the border has the row -1. Half of the views are mirrored.
     """
-    drawn = strength * _uniform((6, len(images)), generator)
+    *drawn, side = strength * _uniform((7, len(images)), generator)
     zoom = NEARER ** (-(drawn[1] + strength) / 2)
     motion = _motion(images, drawn, zoom, (1 - zoom) / strength if strength else 0.0)
+    motion[side < 0] *= motion.new_tensor([-1, 1])
     return relight(_sample(images, motion), generator, strength), _follow(masks, motion)
 
 
@@ -106,8 +109,8 @@ def _uniform(size: tuple[int, ...], generator: Generator) -> Tensor:
     return torch.rand(*size, generator=generator) * 2 - 1
 
 
-def _motion(images: Tensor, drawn: Tensor, zoom: Tensor, room: Tensor | float = 0.0) -> Tensor:
-    """(N, H, W, 2) places from which each pixel of a view comes, by (6, N) numbers drawn in -strength to strength.
+def _motion(images: Tensor, drawn: Iterable[Tensor], zoom: Tensor, room: Tensor | float = 0.0) -> Tensor:
+    """(N, H, W, 2) places from which each pixel of a view comes, by six (N,) numbers drawn in -strength to strength.
 
     ``zoom`` is the share of the sides that is seen, and ``room`` what is added to ``SHIFT``.
     """

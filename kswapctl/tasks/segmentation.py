@@ -33,7 +33,7 @@ class Segmentation:
     spare = 0
     answered = "(N, h, w, K) scores of the pixels of a smaller image"
     share = 0.125
-    rarity = 1.6
+    rarity = 2.5
     pace = 4
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
