@@ -59,6 +59,21 @@ def test_listed_images_that_are_not_there_are_named(annotations):
     assert refused(folder, listed) == "train.json lists none.png, which does not exist"
 
 
+def test_listed_images_that_are_links_to_nothing_are_named(annotations):
+    folder, listed = annotations
+    place = next(folder.rglob(listed["images"][0]["file_name"]))
+    place.unlink()
+    place.symlink_to("nowhere.png")
+    assert refused(folder, listed) == "train.json lists train0.png, which does not exist"
+
+
+def test_masks_without_a_folder_of_images_are_named(shapes, tmp_path):
+    folder = Path(shutil.copytree(shapes["masks"], tmp_path / "masks"))
+    (folder / "train" / "images").rename(folder / "train" / "imgs")
+    with pytest.raises(DataError, match=r"train has masks but no images"):
+        open_source(str(folder))
+
+
 def test_unknown_categories_are_named(annotations):
     folder, listed = annotations
     listed["annotations"][0]["category_id"] = 7

@@ -21,6 +21,7 @@ from kswapctl.errors import DataError, UnsafeInputError
 from kswapctl.models.families import configure
 from kswapctl.models.transformer import _sides
 from kswapctl.operations.pools import drawing_order
+from kswapctl.operations.surgery import _showing
 from kswapctl.spec import Knowledge
 from kswapctl.tasks import TASKS
 
@@ -121,6 +122,28 @@ def test_the_input_size_is_read_in_every_form(size, sides) -> None:
 def test_an_input_size_of_another_form_is_refused(size) -> None:
     with pytest.raises(DataError, match=r"preprocessor_config\.json of x has the size"):
         _sides(size, "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--mean", "0.5,0.5"), "mean has 2 values for 3 channels"),
+        (("--std", "0,0,0"), "images are divided by it"),
+        (("--mean", "a,b,c"), "not one number a channel"),
+    ],
+)
+def test_means_and_deviations_are_one_a_channel(dense_home, tmp_path, invoke, given, said) -> None:
+    folder = write_network(tmp_path / "network", "segformer")
+    ran = invoke(dense_home, "add", "other", folder, *given)
+    assert (ran.code, said in ran.err) == (4, True), ran.err
+
+
+def test_blocks_are_chosen_by_images_that_show_every_class() -> None:
+    marks = tuple(Boxes((Box(name, (0.5, 0.5, 0.2, 0.2)),)) for name in ("a", "a", "a", "b", "c"))
+    images = Images(torch.zeros(5, 3, 4, 4), (), (), (), marks)
+    assert _showing(images, ("b", "c"), 3).tolist() == [3, 4, 0]
+    assert _showing(images, ("c", "b", "a"), 2).tolist() == [4, 3, 0]
+    assert _showing(images, (), 2).tolist() == [0, 1]
 
 
 def test_a_figure_without_images_of_what_changed_has_no_gradient(dense_changed, boxes, tmp_path) -> None:

@@ -47,6 +47,14 @@ def test_new_rows_point_from_the_retained_centre_to_their_class() -> None:
     torch.testing.assert_close(bias, torch.zeros(2))  # -10 each, held to the range of known biases
 
 
+def test_a_class_that_nothing_is_of_gets_a_row_of_zero() -> None:
+    learn = Labelled(torch.randn(3, 4), torch.tensor([1, 1, 1]))
+    rows, bias = imprint(learn, Labelled(torch.randn(5, 4), torch.zeros(5, dtype=torch.long)), nn.Linear(4, 1), [1, 2])
+    assert rows[0].any()
+    assert not rows[1].any()
+    assert bias.isfinite().all()
+
+
 def test_imprinted_rows_tell_the_new_classes_apart() -> None:
     torch.manual_seed(0)
     centres, targets = torch.randn(2, 16), torch.arange(40) % 2

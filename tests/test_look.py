@@ -225,6 +225,14 @@ def test_scores_worked_by_hand() -> None:
     assert result.h_mean == pytest.approx(2 * 1.0 * 0.5 / 1.5)
 
 
+def test_a_class_that_only_the_other_version_has_is_in_no_set() -> None:
+    """Pixels a, b and one that is void to the version; the other answers its class x there, and once for b."""
+    answers, before = torch.tensor([[[0, 1, 0]]]), torch.tensor([[[0, 2, 2]]])
+    targets = torch.tensor([[[0, 1, -1]]])
+    result = evaluate(TASKS["segmentation"], answers, before, targets, Knowledge(("a", "b")), ("x",))
+    assert [(s.name, s.classes, s.accuracy, s.base) for s in result.sets] == [("retain", 2, 1.0, 0.5)]
+
+
 @pytest.mark.parametrize(
     ("kept", "drop", "mean"), [(1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 1.0, 2 / 3)]
 )

@@ -164,6 +164,29 @@ def test_a_bundle_for_another_base_is_refused(shared, fresh, invoke):
     assert invoke(fresh, "import", shared / "with.kswap", "--as", "other").code == 13
 
 
+def test_a_base_of_the_same_weights_that_is_fed_otherwise_is_another(shared, fresh, trained_home, invoke, state):
+    from kswap_registry import Registry
+
+    with Registry.open(fresh) as registry:
+        model = registry.model("digits")
+        registry.add_model(
+            "darker",
+            task=model.task,
+            source="",
+            spec=model.spec | {"preprocessing": model.spec["preprocessing"] | {"mean": [0.9, 0.9, 0.9]}},
+            classes=model.classes,
+            fingerprint=model.fingerprint,
+            files={"model.safetensors": registry.blob(model.files["model.safetensors"])},
+        )
+    before = state(fresh)
+    refused = invoke(fresh, "import", shared / "without.kswap", "--as", "darker")
+    assert refused.code == 13
+    assert "--as NAME" in refused.err
+    assert state(fresh) == before
+    assert invoke(fresh, "import", shared / "without.kswap", "--json").json["version"] == "digits@2"
+    assert known(fresh) == known(trained_home)
+
+
 def test_only_the_file_that_was_told_of_is_taken(shared, empty, invoke):
     digest = hashlib.sha256((shared / "with.kswap").read_bytes()).hexdigest()
     assert invoke(empty, "import", shared / "with.kswap", "--sha256", "0" * 64).code == 12

@@ -22,6 +22,7 @@ from torch import nn
 
 from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
+from kswapctl.spec import Targets
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.screen import shortest
@@ -258,3 +259,13 @@ def test_one_of_two_processes_dies_and_nothing_is_registered(fresh: Path, invoke
 def test_torchrun_can_start_the_command_line() -> None:
     ran = subprocess.run([sys.executable, "-m", "kswapctl", "--version"], capture_output=True, text=True, check=True)
     assert "kswapctl" in ran.stdout
+
+
+@pytest.mark.parametrize(("before", "after"), [(97, 96), (54, 53), (29, 28), (100, 99)])
+def test_a_target_that_is_reached_exactly_is_met(before: int, after: int) -> None:
+    """Shares of 100 items, one of which is lost where one may be; and 19 of 20 learned."""
+    figures = {"retain before": before / 100, "retain": after / 100, "learn": 19 / 20, "forget": 1 / 20}
+    targets = Targets(learn=0.95, forget=0.05, retain_drop=0.01)
+    assert loop.meets(figures, targets, "learn")
+    assert loop.meets(figures, targets, "forget")
+    assert not loop.meets(figures | {"retain": (after - 1) / 100}, targets, "learn")

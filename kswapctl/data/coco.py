@@ -68,7 +68,7 @@ def _read_part(file: Path, root: Path) -> dict[str, tuple[Boxes, tuple[float, fl
     categories = {c["id"]: str(c["name"]) for c in parsed["categories"]}
     folder = file.parent / file.stem
     folder = folder if folder.is_dir() else file.parent
-    there = set(os.listdir(folder))
+    there = {entry.name for entry in os.scandir(folder) if entry.is_file()}  # a link may lead nowhere
     images: dict[Any, dict[str, Any]] = {}
     for image in parsed["images"]:
         _check_alone(image, images, file.name)

@@ -36,6 +36,8 @@ def open_masks(root: Path) -> Source:
     samples: list[Sample] = []
     masks: dict[str, Path] = {}
     for part, folder in parts.items():
+        if not (folder / "images").is_dir():
+            raise DataError(f"{folder} has masks but no images", f"put them into {folder / 'images'}")
         for file in sorted(p for p in (folder / "images").iterdir() if p.suffix.lower() in IMAGES):
             key = str(file.relative_to(root))
             masks[key] = folder / "masks" / f"{file.stem}.png"

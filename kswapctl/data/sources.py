@@ -270,7 +270,8 @@ def _encoded(table: Any, name: str) -> tuple[Any, list[str]]:
         raise DataError(f"{name} has no image and label columns, only {', '.join(table.features)}")
     feature = table.features[label]
     values = table[label]
-    names = (
-        [feature.int2str(v) for v in values] if isinstance(feature, datasets.ClassLabel) else [str(v) for v in values]
-    )
+    numbered = isinstance(feature, datasets.ClassLabel)
+    if missing := sum(v is None or (numbered and v < 0) for v in values):
+        raise DataError(f"{missing} of {len(values)} images of a part of {name} have no label", "leave that part out")
+    names = [feature.int2str(v) if numbered else str(v) for v in values]
     return table.cast_column(images, datasets.Image(decode=False))[images], names

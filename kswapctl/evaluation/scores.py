@@ -60,9 +60,19 @@ class Evaluation:
         return next((s for s in self.sets if s.name == name), None)
 
 
-def evaluate(task: Task, answers: Tensor, base_answers: Tensor, targets: Tensor, knowledge: Knowledge) -> Evaluation:
-    """Scores of what a version answered, beside its base's answers, for targets that index its classes."""
-    rows, sets = knowledge.classes, knowledge.sets()
+def evaluate(
+    task: Task,
+    answers: Tensor,
+    base_answers: Tensor,
+    targets: Tensor,
+    knowledge: Knowledge,
+    others: tuple[str, ...] = (),
+) -> Evaluation:
+    """Scores of what a version answered, beside its base's answers, for targets that index its classes.
+
+    ``others`` are classes that only the base answers, in rows after the version's own; none is scored.
+    """
+    rows, sets = knowledge.classes + others, knowledge.sets()
     position = {name: index for index, name in enumerate(rows)}
     forgotten = [c for name in ("forgotten", "forgotten earlier") for c in sets.get(name, ())]
     gone = [position[c] for c in forgotten]

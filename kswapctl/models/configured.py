@@ -31,13 +31,14 @@ def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mappin
         {name: config[name] for name in FIELDS}
         | {
             "input_size": tuple(config["input_size"]),
-            "mean": _per_channel("mean", config),
-            "std": _per_channel("std", config),
+            "mean": per_channel("mean", config),
+            "std": per_channel("std", config),
         }
     )
 
 
-def _per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:
+def per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:
+    """Means or standard deviations, one for each channel of ``config["input_size"]``."""
     try:
         values = tuple(float(value) for value in config[name])
     except (TypeError, ValueError) as error:

@@ -157,10 +157,12 @@ def imprint(
 
     A row points from the mean of what is retained to the class's mean, with the known rows' mean norm (Qi et al.,
     Low-Shot Learning with Imprinted Weights, CVPR 2018, who do not centre). The bias lets a new class's own
-    logit equal, on average, that of the known classes on their own images, within the range of known biases.
+    logit equal, on average, that of the known classes on their own images, within the range of known biases. A class
+    that nothing is of has a row of zero.
     """
     centre = retain.features.mean(0)
-    means = torch.stack([learn.features[learn.targets == c].mean(0) for c in classes])  # (new, D)
+    shown = [learn.features[learn.targets == c] for c in classes]
+    means = torch.stack([features.mean(0) if len(features) else centre for features in shown])  # (new, D)
     weight = known.weight.flatten(1)
     rows = F.normalize(means - centre, dim=1) * weight.norm(dim=1).mean()
     own = F.linear(retain.features, weight, known.bias).gather(1, retain.targets[:, None]).mean()

@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor
 
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, first_line, nearest
+from kswapctl.models.configured import per_channel
 from kswapctl.models.families import FAMILIES, PREFIX, Family, adopt, arguments_of, configure, kind_of, make
 from kswapctl.models.weights import in_full
 from kswapctl.spec import ModelSpec, Preprocessing
@@ -105,10 +106,12 @@ def _preprocessing(source: str, config: Any, stated: dict[str, Any], preprocessi
         said |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     height, width = _sides(said.get("size") or getattr(config, "image_size", None) or SIDE, source)
     height, width = stated.get("height", height), stated.get("width", width)
+    size = (3, int(height), int(width))
+    config = {"input_size": size} | {k: preprocessing.get(k) or said[f"image_{k}"] for k in ("mean", "std")}
     return Preprocessing(
-        input_size=(3, int(height), int(width)),
-        mean=tuple(map(float, preprocessing.get("mean") or said["image_mean"])),
-        std=tuple(map(float, preprocessing.get("std") or said["image_std"])),
+        input_size=size,
+        mean=per_channel("mean", config),
+        std=per_channel("std", config),
         interpolation="bilinear",
         crop_mode="squash",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from kswap_registry import Registry, Version
@@ -84,16 +84,15 @@ def evaluate_version(
     composed = load_version(registry, version)
     base = load_version(registry, registry.resolve(f"{version.model}@base"))
     images = test_images(composed, data, skip_bad, progress)
-    return _evaluate((composed, base), images, composed.knowledge, pick_device(device), progress)
+    return _evaluate((composed, base), images, pick_device(device), progress)
 
 
-def _evaluate(
-    pair: tuple[Composed, Composed], images: Images, knowledge: Knowledge, device: torch.device, progress: Progress
-) -> Evaluation:
-    """Scores of the first beside the second's, by the sets of ``knowledge``, which has the classes of both."""
+def _evaluate(pair: tuple[Composed, Composed], images: Images, device: torch.device, progress: Progress) -> Evaluation:
+    """Scores of the first beside the second's, by the sets of the first."""
     progress.stage("evaluating", 2 * len(images))
-    task = TASKS[pair[0].spec.task]
-    position = {name: row for row, name in enumerate(knowledge.classes)}
+    task, knowledge = TASKS[pair[0].spec.task], pair[0].knowledge
+    others = tuple(name for name in pair[1].knowledge.classes if name not in knowledge.classes)
+    position = {name: row for row, name in enumerate(knowledge.classes + others)}
     answers, before = (
         task.renamed(
             answer(task, c.network().to(device), images.pixels, c.spec.preprocessing, progress.advance),
@@ -101,7 +100,7 @@ def _evaluate(
         )
         for c in pair
     )
-    return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge)
+    return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge, others)
 
 
 def compare(registry: Registry, first: Version, second: Version, data: Sequence[str], progress: Progress) -> Difference:
@@ -111,9 +110,7 @@ def compare(registry: Registry, first: Version, second: Version, data: Sequence[
     if not data and not two.knowledge.sources:
         return Difference({}, blocks)
     images = test_images(two, data, skip_bad=False, progress=progress)
-    every = tuple(dict.fromkeys((*two.knowledge.classes, *one.knowledge.classes)))
-    knowledge = replace(two.knowledge, classes=every)  # the first may name classes that the second has no row for
-    scores = _evaluate((two, one), images, knowledge, pick_device("cpu"), progress)
+    scores = _evaluate((two, one), images, pick_device("cpu"), progress)
     return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
 
 

@@ -86,8 +86,9 @@ def receive(registry: Registry, delivery: Delivery, command: str, progress: Prog
 
 def _find_target(registry: Registry, manifest: Manifest, name: str) -> _Target:
     same = [model for model in registry.models() if model.fingerprint == manifest.base.fingerprint]
-    chosen = name or next((m.name for m in same if m.name == manifest.base.name), "")
-    chosen = chosen or (same[0].name if len(same) == 1 else manifest.base.name)
+    spec = ModelSpec.from_json(manifest.base.spec)
+    fits = [model.name for model in same if ModelSpec.from_json(model.spec) == spec]
+    chosen = name or (fits[0] if len(fits) == 1 else manifest.base.name)
     try:
         model = registry.model(chosen)
     except UnknownModel:
@@ -95,6 +96,11 @@ def _find_target(registry: Registry, manifest: Manifest, name: str) -> _Target:
     if model is not None and model.fingerprint != manifest.base.fingerprint:
         raise WrongBaseError(
             f"it was made for another base than that of {chosen}", "import it under another name: --as NAME"
+        )
+    if model is not None and chosen not in fits:
+        raise WrongBaseError(
+            f"{chosen} has the weights of its base, but names or feeds them otherwise (classes, size, mean, std)",
+            "import it under another name: --as NAME",
         )
     if model is None and not same and not manifest.base.files:
         raise WrongBaseError(

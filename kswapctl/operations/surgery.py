@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -139,7 +139,10 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     for role, part in parts.items():
         targets = bench.targets(part)
         wanted = bench.method.batch_of(role, bench.task)
-        chosen = torch.arange(len(targets))[:wanted] if targets.dim() > 1 else _across_classes(targets, wanted)
+        if bench.task.marks == "labels":
+            chosen = _across_classes(targets, wanted)
+        else:
+            chosen = _showing(bench.images[part], bench.change.classes if role != "retain" else (), wanted)
         pools[role] = maker.make(bench.images[part].pixels[None, chosen], targets[chosen])
     known = subject.heads()
     if subject.known_rows() < len(bench.rows):
@@ -148,6 +151,14 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
     norms = screen(subject, bench.method, bench.context(subject, pools), pools, plan)
     subject.put_back(known)
     return norms
+
+
+def _showing(images: Images, classes: Sequence[str], count: int) -> torch.Tensor:
+    """``count`` positions, first one for each of ``classes`` that shows it."""
+    shown = [marks.names() for marks in images.marks]
+    first = (next(i for i, names in enumerate(shown) if name in names) for name in classes)
+    order = dict.fromkeys((*first, *range(len(shown))))
+    return torch.tensor([*order][: max(count, len(classes))])
 
 
 def _across_classes(targets: torch.Tensor, count: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from kswapctl.training.team import ALONE, Team
 Pools = Mapping[Role, Pool]
 Report = Callable[[int, dict[str, float]], None]
 """Called with the step and the latest figures."""
+ROUNDING = 1e-9
+"""What the difference of two shares may be off by."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Plan:
 
 def meets(figures: Mapping[str, float], targets: Targets, kind: str) -> bool:
     """Whether figures of the validation part satisfy the targets that apply to ``kind``."""
-    kept = figures["retain before"] - figures["retain"] <= targets.retain_drop
+    kept = figures["retain before"] - figures["retain"] <= targets.retain_drop + ROUNDING
     if kind == "learn":
         return kept and figures["learn"] >= targets.learn
     return kept and figures["forget"] <= targets.forget
@@ -151,7 +154,8 @@ def validate(subject: Subject, context: Context, pools: Pools, team: Team) -> di
 def _right(context: Context, outputs: Tensor, targets: Tensor, role: Role) -> float:
     """Share of the items of ``role`` whose answer is right, of (B, S, K) outputs and (B, S) targets."""
     mine = (targets >= 0) & (torch.isin(targets, context.rows) != (role == "retain"))
-    return context.task.correct(outputs[mine], targets[mine]).float().mean().item()
+    right = context.task.correct(outputs[mine], targets[mine])
+    return int(right.sum()) / len(right) if len(right) else math.nan
 
 
 Picks = Mapping[Role, tuple[Tensor, Tensor]]
