@@ -50,7 +50,7 @@ class Commands(Group):
     """Turns what operations raise into a message, a hint and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a bug's traceback passes through only with ``--debug``."""
+        """Run the command; a bug's traceback passes through; of expected errors only with ``KSWAP_DEBUG=1``."""
         render.reset()
         try:
             return super().invoke(ctx)
