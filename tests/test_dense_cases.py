@@ -144,6 +144,7 @@ def test_blocks_are_chosen_by_images_that_show_every_class() -> None:
     assert _showing(images, ("b", "c"), 3).tolist() == [3, 4, 0]
     assert _showing(images, ("c", "b", "a"), 2).tolist() == [4, 3, 0]
     assert _showing(images, (), 2).tolist() == [0, 1]
+    assert _showing(images, ("none", "b"), 2).tolist() == [3, 0]
 
 
 def test_a_figure_without_images_of_what_changed_has_no_gradient(dense_changed, boxes, tmp_path) -> None:

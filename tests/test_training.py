@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from torch import nn
 from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
 from kswapctl.spec import Targets
+from kswapctl.tasks import TASKS
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
 from kswapctl.training.screen import shortest
@@ -259,6 +261,12 @@ def test_one_of_two_processes_dies_and_nothing_is_registered(fresh: Path, invoke
 def test_torchrun_can_start_the_command_line() -> None:
     ran = subprocess.run([sys.executable, "-m", "kswapctl", "--version"], capture_output=True, text=True, check=True)
     assert "kswapctl" in ran.stdout
+
+
+def test_shares_of_what_is_right_are_exact() -> None:
+    outputs, targets = torch.tensor([[1.0, 0.0]]).repeat(20, 1), torch.tensor([[0] * 19 + [1]])
+    context = SimpleNamespace(task=TASKS["classification"], rows=torch.tensor([0, 1]))
+    assert loop._right(context, outputs[None], targets, "learn") == 19 / 20
 
 
 @pytest.mark.parametrize(("before", "after"), [(97, 96), (54, 53), (29, 28), (100, 99)])

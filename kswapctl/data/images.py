@@ -61,6 +61,10 @@ class Images:
             return stack(self.marks, position)
         return torch.tensor([position[s.label] for s in self.samples], dtype=torch.long)
 
+    def shown(self) -> list[set[str]]:
+        """The classes on each of the N images."""
+        return [m.names() for m in self.marks] or [{s.label} for s in self.samples]
+
     def fingerprint(self) -> str:
         """SHA-256 over labels and files, in no order: the same images, the same hash."""
         said = [m.lines() for m in self.marks] or [s.label for s in self.samples]

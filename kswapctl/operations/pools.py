@@ -91,6 +91,5 @@ def drawing_order(images: Images, knowledge: Knowledge, learned_weight: int, cop
 
     Where each view is an image of its own, the same images stand there in ``copies``.
     """
-    shown = [m.names() for m in images.marks] or [{s.label} for s in images.samples]
-    repeats = torch.tensor([1 if names.isdisjoint(knowledge.learned) else learned_weight for names in shown])
+    repeats = torch.tensor([1 if names.isdisjoint(knowledge.learned) else learned_weight for names in images.shown()])
     return torch.arange(copies * len(images)).repeat_interleave(repeats.repeat(copies))

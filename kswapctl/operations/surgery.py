@@ -155,8 +155,8 @@ def _look(bench: Bench, subject: Subject) -> dict[str, float]:
 
 def _showing(images: Images, classes: Sequence[str], count: int) -> torch.Tensor:
     """``count`` positions, first one for each of ``classes`` that shows it."""
-    shown = [marks.names() for marks in images.marks]
-    first = (next(i for i, names in enumerate(shown) if name in names) for name in classes)
+    shown = images.shown()
+    first = (i for name in classes for i in [i for i, names in enumerate(shown) if name in names][:1])
     order = dict.fromkeys((*first, *range(len(shown))))
     return torch.tensor([*order][: max(count, len(classes))])
 
