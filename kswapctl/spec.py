@@ -133,20 +133,15 @@ class Knowledge:
             "forgotten earlier": tuple(c for c, depth in self.forgotten.items() if depth != latest),
         }
 
-    def after_learning(self, names: tuple[str, ...], depth: int, source: str) -> Knowledge:
-        """Knowledge once ``names`` are learned at ``depth``; unknown names append rows."""
-        rows = self.classes + tuple(n for n in names if n not in self.classes)
-        learned = {**self.learned, **dict.fromkeys(names, depth)}
-        forgotten = {c: d for c, d in self.forgotten.items() if c not in names}
-        return Knowledge(rows, learned, forgotten, self._with_source(source))
-
-    def after_forgetting(self, names: tuple[str, ...], depth: int, source: str) -> Knowledge:
-        """Knowledge once ``names`` are forgotten at ``depth``."""
-        forgotten = {**self.forgotten, **dict.fromkeys(names, depth)}
-        return Knowledge(self.classes, self.learned, forgotten, self._with_source(source))
-
-    def _with_source(self, source: str) -> tuple[str, ...]:
-        return self.sources if source in self.sources else (*self.sources, source)
+    def after(self, change: Change, depth: int) -> Knowledge:
+        """Knowledge once ``change`` is made at ``depth``; unknown names to learn append rows."""
+        made = dict.fromkeys(change.classes, depth)
+        sources = tuple(dict.fromkeys(n for n in (*self.sources, change.source, change.retain_source) if n))
+        if change.kind == "forget":
+            return Knowledge(self.classes, self.learned, {**self.forgotten, **made}, sources)
+        rows = tuple(dict.fromkeys((*self.classes, *change.classes)))
+        forgotten = {name: at for name, at in self.forgotten.items() if name not in made}
+        return Knowledge(rows, {**self.learned, **made}, forgotten, sources)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` reads."""

@@ -165,8 +165,9 @@ def test_arguments_that_timm_does_not_take_are_refused() -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_missing_file_is_named(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no such file"):
-        load(str(tmp_path / f"gone{suffix}"), Description(ARCHITECTURE, allow_pickle=True))
+    for place in (tmp_path / f"gone{suffix}", Path("models") / f"gone{suffix}"):  # the latter is no ORG/NAME
+        with pytest.raises(NotFoundError, match="no such file"):
+            load(str(place), Description(ARCHITECTURE, allow_pickle=True))
 
 
 def test_the_hub_without_a_network_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -170,6 +170,19 @@ def test_a_backbone_of_timm_is_built_and_not_fetched(boxes, tmp_path, invoke) ->
         assert ran.code == 0, ran.err
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--architecture", "vit_tiny_patch16_224"), "leave --architecture away"),
+        (("--model-arg", "d_model=8"), "says its d_model itself"),
+    ],
+)
+def test_what_a_folder_says_itself_cannot_be_told_otherwise(tmp_path: Path, invoke, flags, told: str) -> None:
+    invoke(tmp_path / "home", "init")
+    ran = invoke(tmp_path / "home", "add", "m", write_network(tmp_path / "network", "segformer"), *flags)
+    assert (ran.code, told in ran.err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/something", "someone/something", "no_such_network"])
 def test_a_backbone_that_would_be_fetched_is_refused(name) -> None:
     arguments = {"backbone_config__model_type": "timm_backbone", "backbone_config__backbone": name}

@@ -239,3 +239,10 @@ def test_gathering_joins_sources_in_order(fill: Fill) -> None:
     images = gather([(source, list(source.samples[2:])), (source, list(source.samples[:1]))], INPUT, False)
     assert [s.key for s in images.samples] == ["cat/good002.png", "cat/good003.png", "cat/good000.png"]
     assert len(gather([], INPUT, False)) == 0
+
+
+def test_an_image_that_shows_nothing_may_be_skipped(fill: Fill) -> None:
+    source = fill(300, 0)
+    empty = replace(source.samples[0], label="")
+    broken = replace(source, samples=(empty, *source.samples[1:]), read=lambda s: b"" if s is empty else source.read(s))
+    assert len(decode(broken, broken.samples, INPUT, skip_bad=True)) == 299

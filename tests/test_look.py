@@ -225,6 +225,14 @@ def test_scores_worked_by_hand() -> None:
     assert result.h_mean == pytest.approx(2 * 1.0 * 0.5 / 1.5)
 
 
+def test_what_the_base_never_knew_has_no_drop() -> None:
+    """Class c was learned on top of the base, which answers a for it, and then forgotten."""
+    answers, before = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0])
+    knowledge = Knowledge(("a", "b", "c"), learned={"c": 1}, forgotten={"c": 2})
+    result = evaluate(TASKS["classification"], answers, before, torch.tensor([0, 1, 2]), knowledge)
+    assert (result.set("forgotten").base, result.h_mean) == (0.0, None)
+
+
 def test_a_class_that_only_the_other_version_has_is_in_no_set() -> None:
     """Pixels a, b and one that is void to the version; the other answers its class x there, and once for b."""
     answers, before = torch.tensor([[[0, 1, 0]]]), torch.tensor([[[0, 2, 2]]])

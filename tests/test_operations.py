@@ -125,6 +125,20 @@ def test_what_was_done_before_a_failure_is_told(run_fresh, digits: Path, monkeyp
     assert "done before that, and kept: digits@1" in ran.err
 
 
+def test_where_images_of_what_stays_are_is_remembered(run_fresh, digits: Path, tmp_path: Path) -> None:
+    from kswapctl.demo.digits import CHECKPOINT
+
+    new = tmp_path / "new"
+    for part in ("train", "test"):
+        shutil.copytree(digits / part / "nine", new / part / "nine")
+    assert run_fresh("add", "bare", CHECKPOINT).code == 0
+    learn = ("learn", "bare", "--data", new, "--preset", "fewest")
+    assert run_fresh(*learn, "--retain-data", digits).code == 0
+    sets = {s["name"]: s["images"] for s in run_fresh("eval", "bare", "--json").json["sets"]}
+    assert sets["retain"] > sets["learned"] > 0
+    assert run_fresh("forget", "bare", "--classes", "two", "--preset", "fewest").code == 0
+
+
 def test_data_that_is_gone_is_not_needed_where_other_data_is_named(run_fresh, digits: Path, tmp_path: Path) -> None:
     from kswapctl.demo.digits import CHECKPOINT
 

@@ -68,6 +68,8 @@ def test_the_hub_gets_adapters_a_card_and_a_tag_a_version(run, hub):
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "image-classification")
     assert {result.dataset_name.split(", ")[1] for result in card.data.eval_results} >= {"retain set"}
     assert "three" in card.text
+    assert "kswapctl pull hf-hub:me/digits digits\n" in card.text
+    assert '"me/digits", subfolder=' in card.text
     assert run("push", "digits", "hf-hub:me/digits").code == 0  # once more changes nothing
     assert len(repository.tags) == 2
 
@@ -104,6 +106,7 @@ def test_two_who_push_to_a_folder_do_not_both_win(home, run, tmp_path, monkeypat
 
     run("push", "digits@1", tmp_path / "place")
     page = (tmp_path / "place" / "README.md").read_bytes()
+    assert f"kswapctl pull {tmp_path / 'place'} digits\n" in page.decode()
 
     def another(point: str) -> None:
         if point == "push.after_files":

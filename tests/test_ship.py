@@ -170,6 +170,25 @@ def test_a_smaller_precision_is_a_smaller_file(exported) -> None:
     assert shown["bytes"] < {"fp32": 1.5, "fp16": 0.95, "int8": 0.7}[precision] * whole
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_weights_that_are_too_large_for_one_file_lie_beside_it(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr("kswapctl.export.onnx.LARGE", 0)
+    (tmp_path / "out").mkdir()
+    line = ("export", "digits", *([] if precision == "fp32" else [f"--{precision}"]), "-o")
+    assert run(*line, tmp_path / "out" / "d.onnx").code == 0
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    sizes = {file.name: file.stat().st_size for file in moved.iterdir()}
+    assert set(sizes) == {"d.onnx", "d.onnx.data"}
+    assert sizes["d.onnx.data"] < {"fp32": 1.05, "fp16": 0.55, "int8": 0.4}[precision] * CHECKPOINT.stat().st_size
+    onnxruntime.InferenceSession(str(moved / "d.onnx"), providers=["CPUExecutionProvider"])
+    (moved / "d.onnx").unlink()
+    ran = run(*line, moved / "d.onnx")
+    assert (ran.code, "d.onnx.data exists" in ran.err) == (2, True)
+    assert {file.name for file in moved.iterdir()} == {"d.onnx.data"}
+
+
 @pytest.mark.parametrize("fault", ["weights", "preprocessing", "nan"])
 def test_an_export_that_computes_something_else_is_not_kept(
     run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str

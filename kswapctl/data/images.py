@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,11 +114,12 @@ def decode(
             if report:
                 report(1)
     _check_bad(bad, len(samples))
-    _check_classes(samples, kept)
     stacked = torch.stack(pixels) if pixels else torch.empty(0, *preprocessing.input_size, dtype=torch.uint8)
     size = preprocessing.input_size[1:]
     marks = tuple(source.mark(sample.key, size) for sample in kept) if source.mark else ()
-    return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
+    images = Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
+    _check_classes(samples, set().union(*images.shown()))
+    return images
 
 
 @contextmanager
@@ -218,9 +219,9 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-def _check_classes(wanted: Sequence[Sample], kept: Sequence[Sample]) -> None:
-    """A class of which nothing is left would be learned, kept or measured by no image at all."""
-    gone = {s.label for s in wanted} - {s.label for s in kept}
+def _check_classes(wanted: Sequence[Sample], shown: Collection[str]) -> None:
+    """A class that is shown on no image left would be learned, kept or measured by none at all."""
+    gone = {s.label for s in wanted if s.label} - set(shown)
     if gone:
         name = min(gone)
         count = sum(s.label == name for s in wanted)

@@ -51,7 +51,8 @@ class Evaluation:
     taken_for: dict[str, list[tuple[str, float]]]
     """Forgotten class to what its images are now taken for: up to three classes with their share."""
     h_mean: float | None
-    """Harmonic mean of retained accuracy and forgotten drop (Zhao et al. 2024); None where nothing is forgotten."""
+    """Harmonic mean of retained accuracy and forgotten drop (Zhao et al. 2024); None where nothing that the base knew
+    is forgotten."""
     metric: str = "accuracy"
     """What ``accuracy`` is of this task."""
 
@@ -113,4 +114,6 @@ def _h_mean(scores: Mapping[str, SetScore]) -> float | None:
     if "retain" not in scores or "forgotten" not in scores:
         return None
     gone = scores["forgotten"]
+    if not gone.base:  # learned on top of the base, and forgotten again: there is no drop to speak of
+        return None
     return h_mean(scores["retain"].accuracy, max(0.0, gone.base - gone.accuracy))

@@ -22,7 +22,7 @@ Its classifier has {classes} rows. Forgotten: {forgotten}. Learned: {learned}.
 
 Take it into a registry, every byte checked and the weights composed and compared:
 
-    kswapctl pull hf-hub:{repository} {name}
+    kswapctl pull {place} {name}
 
 Or load one adapter with PEFT onto the weights below it:
 `PeftModel.from_pretrained(model, "{repository}", subfolder="{last}")`.
@@ -38,8 +38,8 @@ TAGS = {
 """What the Hub calls the tasks."""
 
 
-def write_card(manifest: Manifest, repository: str) -> str:
-    """The page of what ``manifest`` lists, with the Hub's own header."""
+def write_card(manifest: Manifest, place: str) -> str:
+    """The page of what ``manifest`` lists, with the Hub's own header; ``place`` is what to pull it from."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     results = [
@@ -59,10 +59,10 @@ def write_card(manifest: Manifest, repository: str) -> str:
         model_name=manifest.base.name,
         eval_results=results or None,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(manifest, repository)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(manifest, place)}"))
 
 
-def _body(manifest: Manifest, repository: str) -> str:
+def _body(manifest: Manifest, place: str) -> str:
     steps = manifest.steps
     state = steps[-1].state if steps else {"classes": manifest.base.classes, "forgotten": {}, "learned": {}}
     return _TEXT.format(
@@ -74,7 +74,8 @@ def _body(manifest: Manifest, repository: str) -> str:
         classes=len(state["classes"]),
         forgotten=_names(state["forgotten"]),
         learned=_names(state["learned"]),
-        repository=repository,
+        place=place,
+        repository=place.removeprefix("hf-hub:"),
         last=folder_of(len(steps), steps[-1]) if steps else "",
         source=_plain(manifest.base.source),
         base=manifest.base.fingerprint[:16],

@@ -1,9 +1,10 @@
-"""Where output goes: a file whole or not at all, to a temporary name beside it, checked, then renamed; or a folder."""
+"""Where output goes: a file whole or not at all, into a temporary folder beside it, checked, then moved; or a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,20 +13,28 @@ from kswapctl.errors import DiskError, UsageError
 
 @contextlib.contextmanager
 def written_whole(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it takes ``target``'s name, on any error it is removed."""
+    """Yield a path of ``target``'s name in a temporary folder beside it; on any error that folder is removed.
+
+    On success what lies in the folder moves to where ``target`` belongs, last ``target`` itself.
+    """
     check_free(target, overwrite)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    folder = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        folder.mkdir()
+        yield folder / target.name
+        made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+        for file in made:
+            check_free(target.with_name(file.name), overwrite)
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        for file in made:
+            file.replace(target.with_name(file.name))
     except OSError as error:
         raise DiskError(
             f"cannot write {target}: {error.strerror or error}", "free some space, or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(target: Path, overwrite: bool) -> None:

@@ -16,11 +16,9 @@ from kswapctl.models import configured, transformer
 from kswapctl.models.dense import Dense
 from kswapctl.models.families import find_family, is_dense, make
 from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, resize, spare_rows
-from kswapctl.models.weights import Weights, check_finite, in_full, read, read_pickle
+from kswapctl.models.weights import FILES, PICKLES, Weights, check_finite, in_full, read, read_pickle
 from kswapctl.spec import ModelSpec, Preprocessing
 
-PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
-"""File names under which pickled state dicts travel."""
 FETCHING = {
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_custom_load", "checkpoint_path", "cache_dir",
     "num_classes", "scriptable", "exportable", "no_jit", "features_only",
@@ -85,7 +83,7 @@ def load(source: str, description: Description) -> Checkpoint:
         raise DataError(
             f"{source} holds no config.json and model.safetensors", "a folder to add has both; --data names images"
         )
-    beside = [str(f) for f in path.parent.glob("*") if f.suffix.lower() in {".safetensors", *PICKLES}]
+    beside = [str(f) for f in path.parent.glob("*") if f.suffix.lower() in FILES]
     raise NotFoundError(
         f"no timm model, hub repository or file is called {source!r}",
         nearest(source, [*beside, *timm.list_models()]) + " For the Hub write hf-hub:org/name",
@@ -170,6 +168,8 @@ def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
 
 
 def _load_transformer(source: str, description: Description) -> Checkpoint:
+    if description.architecture:
+        raise UsageError(f"{source} says itself which network it is", "leave --architecture away")
     spec, weights = transformer.load(
         source, description.classes, description.arguments, description.preprocessing, description.pretrained
     )

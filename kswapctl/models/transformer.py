@@ -12,13 +12,15 @@ from torch import Tensor
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, first_line, nearest
 from kswapctl.models.configured import per_channel
 from kswapctl.models.families import FAMILIES, PREFIX, Family, adopt, arguments_of, configure, kind_of, make
-from kswapctl.models.weights import in_full
+from kswapctl.models.weights import FILES, in_full
 from kswapctl.spec import ModelSpec, Preprocessing
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 USUAL: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 """ImageNet's, which nearly all of these networks are fed with."""
+SHAPED = {"height", "width"}
+"""What may be told of a network: the size of its input. All else its configuration says."""
 SIDE = 640
 """Height and width of the input where nothing says it."""
 
@@ -29,16 +31,18 @@ def is_folder(source: str) -> bool:
 
 
 def is_repository(source: str) -> bool:
-    """Whether ``source`` looks like ORG/NAME, and is nothing on this disk."""
-    return (
-        source.count("/") == 1 and ":" not in source and not Path(source).exists() and not source.startswith((".", "/"))
-    )
+    """Whether ``source`` looks like ORG/NAME, and neither like a file's path nor like something on this disk."""
+    path = Path(source)
+    named = source.count("/") == 1 and ":" not in source and not source.startswith((".", "/"))
+    return named and path.suffix.lower() not in FILES and not path.exists()
 
 
 def load(
     source: str, classes: tuple[str, ...], stated: dict[str, Any], preprocessing: dict[str, Any], pretrained: bool
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The specification and tensors of ``source``; ``stated`` may give the input's ``height`` and ``width``."""
+    if unknown := stated.keys() - SHAPED:
+        raise UsageError(f"{source} says its {min(unknown)} itself", "of --model-arg it takes height and width")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = _config(source)

@@ -21,6 +21,11 @@ from kswapctl.models.header import read_header
 METADATA = "kswapctl"
 """The one metadata key of our files: two or more keys are written in random order, and change the file's hash."""
 
+PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"}
+"""File names under which pickled state dicts travel."""
+FILES = {".safetensors", *PICKLES}
+"""What names of files with weights end in; names of repositories do not."""
+
 OLDEST_UNPICKLER = "2.10"
 """The first torch whose restricted unpickler has no known way out."""
 

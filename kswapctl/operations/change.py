@@ -168,10 +168,9 @@ def _fields(
     images: Mapping[str, Images],
 ) -> dict[str, Any]:
     """What the version is recorded with, besides its files."""
-    change, knowledge = material.change, composed.knowledge
+    change = material.change
     depth = len(registry.stack(operation.parent)) + 1
-    after = knowledge.after_learning if change.kind == "learn" else knowledge.after_forgetting
-    state = after(change.classes, depth, change.source)
+    state = composed.knowledge.after(change, depth)
     record = {
         "classes": list(change.classes),
         "blocks": outcome.choice,

@@ -64,9 +64,7 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
 def foresee(knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:
     """What :func:`choose` gives, and what will be known after the change."""
     material = choose(knowledge, change)
-    asked = material.change
-    after = knowledge.after_learning if asked.kind == "learn" else knowledge.after_forgetting
-    return material, after(asked.classes, 1, asked.source)
+    return material, knowledge.after(material.change, 1)
 
 
 def _classes_to_learn(knowledge: Knowledge, change: Change, sources: Sequence[Source]) -> tuple[str, ...]:

@@ -181,7 +181,10 @@ class HubPlace:
 
         self._ask(self._api.create_repo, self._repository, private=not self._public, exist_ok=True)
         contents: dict[str, bytes | str] = {name: str(files[name]) for name in manifest.members()}
-        contents |= {listing.NAME: manifest.dump(), card.NAME: card.write_card(manifest, self._repository).encode()}
+        contents |= {
+            listing.NAME: manifest.dump(),
+            card.NAME: card.write_card(manifest, HUB + self._repository).encode(),
+        }
         adds = [CommitOperationAdd(name, content) for name, content in contents.items()]
         point("push.after_files")
         try:

@@ -178,7 +178,8 @@ def batch_losses(
         views = torch.randint(len(pool.activations), (size,), generator=plan.generator)
         picks[role] = views.to(subject.device, non_blocking=True), images.to(subject.device, non_blocking=True)
     count = sum(len(images) for _, images in picks.values())
-    features, outputs = subject.see(_rows(pools, picks, plan.team.share(count)), plan.team, count)
+    team = plan.team if count >= plan.team.size else ALONE
+    features, outputs = subject.see(_rows(pools, picks, team.share(count)), team, count)
     now, before, aside = [], [], []
     start = 0
     for role, (views, images) in picks.items():
