@@ -1,4 +1,4 @@
-"""Where output goes: a file whole or not at all, into a temporary folder beside it, checked, then moved; or a folder."""
+"""Where output goes: a file whole or not at all, in a temporary folder beside it, checked, then moved; or a folder."""
 
 from __future__ import annotations
 
