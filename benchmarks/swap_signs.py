@@ -1,7 +1,8 @@
 """Learn five unseen traffic signs, forget five known ones: what is retained, learned and forgotten, over seeds.
 
 The base knows 38 of 43 signs (see ``docs/data.md``). Each figure is measured by ``evaluate_version`` on the
-test part, which neither training nor the choice of hyper-parameters saw. Run, with the data unpacked::
+test part, which training never saw; what share it had in choices is said in ``docs/results.md``. Run, with the data
+unpacked::
 
     python benchmarks/swap_signs.py --base signs38.safetensors --data signs43 -o swap-signs.json
 """

@@ -70,9 +70,9 @@ class ModelSpec:
     """Everything but the weights: enough to build the network again."""
 
     architecture: str
-    """timm's model name."""
+    """timm's model name, or ``transformers.`` and a model type."""
     arguments: dict[str, Any]
-    """Arguments of ``timm.create_model`` besides the number of classes, e.g. ``img_size``."""
+    """What the network is built with besides the number of classes, e.g. ``img_size`` of ``timm.create_model``."""
     classes: tuple[str, ...]
     """Class names in the order of the classifier's rows."""
     preprocessing: Preprocessing

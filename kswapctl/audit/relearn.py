@@ -1,8 +1,8 @@
 """M6a: how fast does the classifier alone learn the forgotten classes again, on frozen features?
 
 The curve of Figure 6 in Zhao et al., Continual Forgetting for Pre-trained Vision Models (GS-LoRA), CVPR 2024. From the
-model's own rows it mostly shows how far they were pushed away; from blank rows it shows what the features hold, and
-that one votes.
+model's own rows it mostly shows how far they were pushed away, and it votes only where it finds out the head-masked
+model nevertheless; from blank rows it shows what the features hold.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Context:
     known: int
     """Columns of the outputs before the operation."""
     chance: float
-    """Loss of a model that knows nothing, in nats: ln K."""
+    """The task's loss of a model that knows nothing, in nats: ln K where one of K classes is the answer."""
     rows: Tensor
     """(C,) columns of the outputs whose classes are learned or forgotten."""
     retained: Tensor
@@ -133,7 +133,7 @@ class Method:
     retain_views: int = 6
     """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     change_views: int = 0
-    """Fixed variants of each image to learn or forget; 0 means 16 to learn and 4 to forget."""
+    """Fixed variants of each image to learn or forget; 0 means 16 to learn and 4 to forget. At most 2 with boxes, 4 with masks."""
     view_strength: float = 0.5
     """How far the variants go, in [0, 1]."""
     sparsity: float = 0.0

@@ -1,7 +1,7 @@
 """Where activations of frozen blocks are kept: in memory, or in memory-mapped files that outlive the operation.
 
 A file's name is the hash of everything its content depends on, so that the next operation on the same version and the
-same images (another method, another seed of the same views) finds it and computes nothing.
+same views (another method) finds it and computes nothing.
 """
 
 from __future__ import annotations

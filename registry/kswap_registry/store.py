@@ -290,7 +290,7 @@ class Registry:
         number: int | None = None,
         command: str = "",
     ) -> Event:
-        """Add an entry to the history that makes no version: a merge, an export, an evaluation, an audit."""
+        """Add an entry to the history that makes no version: a merge, an export, an audit."""
         with storage_errors(self.folder):
             with self.database.writing():
                 self._version_row(model_name, number or 0)
