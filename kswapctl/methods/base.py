@@ -133,7 +133,7 @@ class Method:
     retain_views: int = 6
     """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     change_views: int = 0
-    """Fixed variants of each image to learn or forget; 0 means 16 to learn, 4 to forget; with boxes at most 2, masks 4."""
+    """Fixed variants of each image to learn or forget; 0: 16 to learn, 4 to forget (with boxes 2, masks 4)."""
     view_strength: float = 0.5
     """How far the variants go, in [0, 1]."""
     sparsity: float = 0.0
