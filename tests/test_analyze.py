@@ -111,6 +111,13 @@ def test_a_study_s_trade_off_is_drawn(look, study, tmp_path: Path) -> None:
     assert look("analyze", "--study", tmp_path / "none").code == 3
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"study": {"version": 9}, "cells": []}'])
+def test_results_of_something_else_are_refused(look, tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    ran = look("analyze", "--study", tmp_path)
+    assert (ran.code, "is not what this release writes of a study" in ran.err) == (4, True)
+
+
 LEARNED, FORGOT, AGAIN = {"L": (89.0, 94.0)}, {"F": (88.0, 2.0)}, {"F->L": (87.0, 4.0)}
 
 
@@ -120,10 +127,11 @@ LEARNED, FORGOT, AGAIN = {"L": (89.0, 94.0)}, {"F": (88.0, 2.0)}, {"F->L": (87.0
         ({"one": FORGOT | AGAIN, "two": FORGOT, "three": LEARNED}, {"before": "Start", "one": "F", "two": "F"}),
         ({"one": AGAIN, "two": FORGOT}, {"before": "Start", "one, F->L": "F->L", "two, F": "F"}),
         ({"one": LEARNED}, {"before": "Start"}),
+        ({"one": {"F->F": (87.0, 4.0)}}, {"one": "F->F"}),  # before, another class was forgotten
     ],
 )
 def test_a_trade_off_is_after_the_same_operations_or_says_which(study, contenders, drawn) -> None:
     """Methods may run orders of their own: what only learned has no place, and the last stage of all is drawn."""
-    folder = study(["fl", "l"], **contenders)
+    folder = study(["fl", "l", "ff"], **contenders)
     draw_study(folder, "", folder)
     assert {p["method"]: p["stage"] for p in json.loads((folder / "trade-off.json").read_text())} == drawn

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from kswapctl.data.images import Images, decode, normalise, open_image
+from kswapctl.data.marks import Box, Boxes
 from kswapctl.data.sets import check_disjoint, gather
 from kswapctl.data.sources import Source, open_source
 from kswapctl.errors import DataError
@@ -239,6 +240,19 @@ def test_gathering_joins_sources_in_order(fill: Fill) -> None:
     images = gather([(source, list(source.samples[2:])), (source, list(source.samples[:1]))], INPUT, False)
     assert [s.key for s in images.samples] == ["cat/good002.png", "cat/good003.png", "cat/good000.png"]
     assert len(gather([], INPUT, False)) == 0
+
+
+def test_a_class_that_another_image_shows_as_well_is_not_emptied(fill: Fill) -> None:
+    source = fill(300, 0)
+    first = replace(source.samples[0], label="dog")
+    marked = Boxes(tuple(Box(name, (0.5, 0.5, 0.2, 0.2)) for name in ("dog", "cat")))
+    broken = replace(
+        source,
+        samples=(first, *source.samples[1:]),
+        read=lambda s: b"" if s is first else source.read(s),
+        mark=lambda key, size: marked,
+    )
+    assert len(decode(broken, broken.samples, INPUT, skip_bad=True)) == 299
 
 
 def test_an_image_that_shows_nothing_may_be_skipped(fill: Fill) -> None:

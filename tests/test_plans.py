@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from kswap_registry import Registry
 
 from kswapctl.errors import UsageError
 from kswapctl.operations.plan import read_plan
@@ -95,6 +96,28 @@ def test_where_activations_were_kept_is_no_part_of_a_plan(run_fresh, plan: Path,
     assert [line["state"] for line in run_fresh("apply", plan, "--dry-run", "--json").json] == ["done before", "to do"]
 
 
+def test_a_class_that_is_named_twice_is_one(run_fresh, plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("[eight]", "[eight, eight]").partition("  - op: forget")[0])
+    assert run_fresh("apply", plan, "--quiet").code == 0
+    assert [line["state"] for line in run_fresh("apply", plan, "--json").json] == ["done before"]
+
+
+def test_a_plan_does_not_go_on_over_what_another_did_meanwhile(fresh: Path, run_fresh, plan: Path, monkeypatch) -> None:
+    from kswapctl.operations import apply
+
+    real = apply.apply
+
+    def rolled_back(registry: Registry, *given):
+        result = real(registry, *given)
+        registry.move_head("digits", 0)
+        return result
+
+    monkeypatch.setattr(apply, "apply", rolled_back)
+    ran = run_fresh("apply", plan)
+    assert (ran.code, "moved from digits@1 to digits@base" in ran.err) == (11, True), ran.err
+    assert len(run_fresh("list", "digits", "--json").json) == 2
+
+
 def test_a_plan_of_a_branch_says_how_to_move_that_branch(run_fresh, plan: Path) -> None:
     run_fresh("apply", plan, "--quiet")
     run_fresh("branch", "digits", "night")
@@ -137,6 +160,9 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("defaults:", "default:", "default: is no key here", "'defaults'"),
         ("  preset: few", "  presett: few", "defaults.presett: is no key here", "'preset'"),
         ("version: 1", "version: [", "line ", ""),
+        ("    seed: 3", "    seed: 3\n    seed: 4", "the key seed stands there twice", ""),
+        ("[two]", "[2024-02-30]", "cannot be read", "quotes"),
+        ("[two]", "[3]", "operations[1].classes[0]: input should be a valid string, not 3", 'quotes: "3"'),
     ],
 )
 def test_a_wrong_plan_names_the_key_the_value_and_the_nearest_valid_one(

@@ -106,6 +106,22 @@ def test_importing_twice_changes_nothing(shared, fresh, invoke, state):
     assert state(fresh) == before
 
 
+def test_importing_again_puts_back_what_was_lost(shared, fresh, invoke):
+    from kswap_registry import Registry
+
+    invoke(fresh, "import", shared / "with.kswap")
+    with Registry.open(fresh) as registry:
+        lost = [registry.blob(d) for ref in ("digits@base", "digits@2") for d in registry.resolve(ref).files.values()]
+    for path in lost:
+        path.unlink()
+    assert invoke(fresh, "doctor").code == 12
+    assert invoke(fresh, "import", shared / "with.kswap").code == 0
+    assert invoke(fresh, "doctor").code == 0
+    assert invoke(fresh, "import", shared / "with.kswap", "--branch", "night").code == 0
+    with Registry.open(fresh) as registry:
+        assert registry.branches("digits") == {"main": 2, "night": 2}
+
+
 def test_one_adapter_needs_the_stack_below_it(shared, fresh, home, trained_home, invoke):
     assert invoke(fresh, "import", shared / "only.kswap").code == 13
     assert invoke(home, "bundle", "digits@1", "-o", fresh.parent / "first.kswap").code == 0

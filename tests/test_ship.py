@@ -224,7 +224,7 @@ def test_an_operator_that_takes_one_value_twice_is_turned_to_half_precision(tmp_
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     file = tmp_path / "m.onnx"
     onnx.save(model, file)
-    to_fp16(file)
+    to_fp16(file, file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": torch.tensor([-1.0, 2.0]).numpy()})[0].tolist() == [0.0, 2.0]
 

@@ -316,6 +316,31 @@ def test_what_is_given_is_the_same_however_it_is_typed(tiny: Path, given, digits
         settled(study, {"digit": "x"})
 
 
+def test_another_base_in_the_same_place_is_refused(tiny: Path, given, tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(b"one")
+    study, places = read_study(str(tiny)), given | {"base": str(base)}
+    for _ in range(2):
+        run.prepare(study, places, tmp_path / "out")
+    base.write_bytes(b"two")
+    with pytest.raises(UsageError, match=r"is not the base that the study in .* began with"):
+        run.prepare(study, places, tmp_path / "out")
+
+
+def test_a_part_of_a_study_leaves_the_rest_in_its_files(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    results = tmp_path / "out" / "results"
+    results.mkdir(parents=True)
+    study = read_study(str(tiny))
+    for cell in cells_of(study, settled(study, given)):
+        done = {"cell": cell.told(), "rows": [], "error": "it diverged", "seconds": 1.0}
+        (results / f"{cell.key}.json").write_text(json.dumps(done))
+    uses = [part for item in given.items() for part in ("--use", "=".join(item))]
+    ran = invoke(None, "study", tiny, *uses, "--table", "--seeds", "0", "-o", tmp_path / "out", "--cluster", "local")
+    assert ran.code == 0, ran.err
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    assert len(stored) == len(list(results.iterdir())) > len(cells_of(study, given)) / len(study.seeds)
+
+
 def test_a_table_of_nothing_is_told(tiny: Path, given, tmp_path: Path, invoke) -> None:
     uses = [part for item in given.items() for part in ("--use", "=".join(item))]
     ran = invoke(None, "study", tiny, *uses, "--table", "-o", tmp_path / "out")

@@ -115,10 +115,11 @@ def study(
     from kswapctl.operations.studies.run import results_of, run_study
     from kswapctl.operations.studies.table import summarise, write_tables
 
-    chosen = narrowed(read_study(name), options.names(seeds), options.names(only))
+    whole = read_study(name)
+    chosen = narrowed(whole, options.names(seeds), options.names(only))
     given, folder = settled(chosen, options.pairs(use)), output or Path(chosen.name)
     with render.Live() as live:
-        if cluster:
+        if cluster and not table:
             from kswapctl.operations.studies.cluster import run_jobs
 
             run_jobs(chosen, given, folder, workers, cluster, live)
@@ -127,7 +128,8 @@ def study(
     if table and not results:
         raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
     summary = summarise(chosen, results)
-    files = write_tables(chosen, summary, results, folder) if results else []
+    every = results_of(whole, given, folder)  # the files hold all that is done, whatever was asked for now
+    files = write_tables(whole, summarise(whole, every), every, folder) if every else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))
     render.say(f"cells: {len(results)}; {', '.join(map(str, files))}")
 

@@ -53,22 +53,24 @@ def export(
         raise typer.BadParameter("--fp16 and --int8 exclude each other")
     precision: Literal["fp32", "fp16", "int8"] = "fp16" if fp16 else "int8" if int8 else "fp32"
     with open_home(home) as registry, render.Live() as live:
+        from kswapctl.export.onnx import beside
         from kswapctl.operations.ship import Export
         from kswapctl.operations.ship import export as write
 
         version = registry.resolve(ref)
         request = Export(output, precision, opset, tuple(data or ()), every, overwrite)
         parity = write(registry, version, request, command_line(), live)
+        size = sum(file.stat().st_size for file in (output, beside(output)) if file.exists())
     shown = {
         "file": output,
         "version": version.ref,
         "precision": precision,
-        "bytes": output.stat().st_size,
+        "bytes": size,
         "images_checked": parity.images,
         "largest_logit_difference": parity.largest,
         "top1_agreement": parity.agreement,
     }
-    rows = [(output, version.ref, precision, render.size(output.stat().st_size), parity.images, f"{parity.largest:.1e}",
+    rows = [(output, version.ref, precision, render.size(size), parity.images, f"{parity.largest:.1e}",
              render.percent(parity.agreement))]  # fmt: skip
     columns = [
         "file",

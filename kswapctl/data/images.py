@@ -118,7 +118,7 @@ def decode(
     size = preprocessing.input_size[1:]
     marks = tuple(source.mark(sample.key, size) for sample in kept) if source.mark else ()
     images = Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
-    _check_classes(samples, set().union(*images.shown()))
+    _check_classes(samples, {s.label for s in kept}.union(*images.shown()))
     return images
 
 
@@ -220,7 +220,7 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
 
 
 def _check_classes(wanted: Sequence[Sample], shown: Collection[str]) -> None:
-    """A class that is shown on no image left would be learned, kept or measured by none at all."""
+    """A class that is on no image left would be learned, kept or measured by none at all."""
     gone = {s.label for s in wanted if s.label} - set(shown)
     if gone:
         name = min(gone)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kswapctl.errors import DiskError, UsageError
 
@@ -18,23 +18,26 @@ def written_whole(target: Path, overwrite: bool = False) -> Iterator[Path]:
     On success what lies in the folder moves to where ``target`` belongs, last ``target`` itself.
     """
     check_free(target, overwrite)
-    folder = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        folder.mkdir()
-        yield folder / target.name
-        made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
-        for file in made:
-            check_free(target.with_name(file.name), overwrite)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        for file in made:
-            file.replace(target.with_name(file.name))
+        with TemporaryDirectory(".part", f".{target.name}.", target.absolute().parent, True) as folder:
+            yield Path(folder) / target.name
+            _move(Path(folder), target, overwrite)
     except OSError as error:
         raise DiskError(
             f"cannot write {target}: {error.strerror or error}", "free some space, or choose another place"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, target: Path, overwrite: bool) -> None:
+    made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+    for file in made:
+        check_free(target.with_name(file.name), overwrite)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    if len(made) > 1:  # no file is better than an old one beside what belongs to the new
+        target.unlink(missing_ok=True)
+    for file in made:
+        file.replace(target.with_name(file.name))
 
 
 def check_free(target: Path, overwrite: bool) -> None:

@@ -90,57 +90,48 @@ def _line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
-def to_fp16(path: Path) -> None:
-    """Turn the file's weights and arithmetic to half precision; inputs and outputs stay fp32."""
+def to_fp16(whole: Path, path: Path) -> None:
+    """Write ``whole`` to ``path``, weights and arithmetic in half precision; inputs and outputs stay fp32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    model, apart = _take(path)
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+    converted = OnnxModel(convert_float_to_float16(str(whole), keep_io_types=True))
     made: set[str] = set()
     for node in list(converted.model.graph.node):
         if not made.isdisjoint(node.output):  # a value that one operator takes twice is cast twice, to the same name
             converted.model.graph.node.remove(node)
         made.update(filter(None, node.output))
     converted.topological_sort()  # the converter puts its casts last, which onnxruntime alone forgives
-    onnx.save(converted.model, path, save_as_external_data=apart, location=_beside(path).name)
+    onnx.save(converted.model, path, save_as_external_data=beside(whole).exists(), location=beside(path).name)
 
 
-def to_int8(path: Path) -> None:
-    """Quantise the weights of matrix products to 8 bits, per channel; activations at run time."""
+def to_int8(whole: Path, path: Path) -> None:
+    """Write ``whole`` to ``path``, weights of matrix products in 8 bits, per channel; activations at run time."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model, apart = _take(path)
+    model = onnx.load(whole, load_external_data=False)
     del model.graph.value_info[:]  # the exporter's shapes contradict what the quantiser infers
+    onnx.save(model, whole)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it advises on pre-processing that is done above
     try:
         quantize_dynamic(
-            model,
+            whole,
             path,
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=["MatMul", "Gemm"],
-            use_external_data_format=apart,
+            use_external_data_format=beside(whole).exists(),
         )
     finally:
         root.setLevel(level)
 
 
-def _take(path: Path) -> tuple[Any, bool]:
-    """The model at ``path``, and whether its weights lay beside it; they are taken away, or new ones would follow."""
-    import onnx
-
-    model = onnx.load(path)
-    apart = _beside(path).exists()
-    _beside(path).unlink(missing_ok=True)
-    return model, apart
-
-
-def _beside(path: Path) -> Path:
-    """Where the weights of the model at ``path`` are if they are too large for one file."""
+def beside(path: Path) -> Path:
+    """Where the weights of the model at ``path`` are if it is too large for one file."""
     return path.with_name(f"{path.name}.data")
 
 

@@ -168,11 +168,11 @@ def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
 
 
 def _load_transformer(source: str, description: Description) -> Checkpoint:
-    if description.architecture:
-        raise UsageError(f"{source} says itself which network it is", "leave --architecture away")
     spec, weights = transformer.load(
         source, description.classes, description.arguments, description.preprocessing, description.pretrained
     )
+    if description.architecture:
+        raise UsageError(f"{source} says itself which network it is", "leave --architecture away")
     _check_unique(spec.classes)
     check_finite(weights, source)
     return Checkpoint(spec, weights)

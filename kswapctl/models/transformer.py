@@ -41,11 +41,11 @@ def load(
     source: str, classes: tuple[str, ...], stated: dict[str, Any], preprocessing: dict[str, Any], pretrained: bool
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The specification and tensors of ``source``; ``stated`` may give the input's ``height`` and ``width``."""
-    if unknown := stated.keys() - SHAPED:
-        raise UsageError(f"{source} says its {min(unknown)} itself", "of --model-arg it takes height and width")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = _config(source)
+    if unknown := stated.keys() - SHAPED:
+        raise UsageError(f"{source} says its {min(unknown)} itself", "of --model-arg it takes height and width")
     family = FAMILIES[config.model_type]
     architecture = PREFIX + config.model_type
     names = classes or tuple(config.id2label[index] for index in sorted(config.id2label))

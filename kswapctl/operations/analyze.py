@@ -14,7 +14,7 @@ from kswap_registry import Registry, Version
 from kswapctl.analysis.charts import FORMATS, draw_layers, draw_sequence, draw_trade_off
 from kswapctl.analysis.layers import Profile, change_by_block, gradient_by_block
 from kswapctl.data.images import Images
-from kswapctl.errors import NotFoundError, UsageError
+from kswapctl.errors import DataError, NotFoundError, UsageError, first_line
 from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import evaluate
 from kswapctl.export.files import made_folder
@@ -75,19 +75,27 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
     if not file.is_file():
         raise NotFoundError(f"no results in {folder}", "run the study first: kswapctl study")
     made_folder(target)
-    stored = json.loads(file.read_text())
-    study = Study.model_validate_json(json.dumps(stored["study"]))
+    try:
+        stored = json.loads(file.read_text())
+        cells = stored["cells"]
+        study = Study.model_validate_json(json.dumps(stored["study"]))
+    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+        raise DataError(
+            f"{file} is not what this release writes of a study ({first_line(error)})",
+            "write it again: kswapctl study NAME --table, with the same --use and -o",
+        ) from error
     study = study.model_copy(update={"columns": ("Acc_r", "Acc_a", "Acc_l", "Acc_f", "Acc_o")})
     names = [s.name for s in study.splits]
     split = split or names[0]
     if split not in names:
         raise NotFoundError(f"study {study.name} has no split {split!r}", f"known: {', '.join(names)}")
-    rows = [row for row in summarise(study, stored["cells"]) if row.split == split]
+    rows = [row for row in summarise(study, cells) if row.split == split]
     if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
         first = [r for r in rows if r.contender == long[0].contender]
         return _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
     stage, points = _trade_off(rows)
-    draw_trade_off(target, f"{study.title}: {split}{f', after {stage}' if stage else ''}", points)
+    told = f", after {stage}" + (" (forgotten last)" if stage.count("F") > 1 else "") if stage else ""
+    draw_trade_off(target, f"{study.title}: {split}{told}", points)
     return [target / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
 
 
@@ -105,10 +113,13 @@ def _trade_off(rows: Sequence[Row]) -> tuple[str, list[dict[str, Any]]]:
         if row.stage == "Start":
             before = [{"method": "before", "stage": row.stage} | values]
         elif "F" in row.stage:
-            point = {"method": row.contender, "stage": row.stage} | values
+            name = row.contender + (f", {row.failed} diverged" if row.failed else "")
+            point = {"method": name, "stage": row.stage} | values
             forgot.setdefault(row.contender, {})[row.stage] = point
     shared = [s for s in next(iter(forgot.values()), {}) if all(s in stages for stages in forgot.values())]
     if shared:
+        if shared[-1].count("F") > 1:  # the base was measured on what is forgotten first
+            before = []
         return shared[-1], [*before, *(stages[shared[-1]] for stages in forgot.values())]
     ends = [list(stages.values())[-1] for stages in forgot.values()]
     return "", [*before, *(end | {"method": f"{end['method']}, {end['stage']}"} for end in ends)]

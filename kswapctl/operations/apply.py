@@ -11,6 +11,7 @@ from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.blocks import Block, choose_blocks
+from kswapctl.operations import aside
 from kswapctl.operations.change import Result, apply, naming
 from kswapctl.operations.material import foresee
 from kswapctl.operations.surgery import AUTO
@@ -75,6 +76,8 @@ def apply_plan(
             if line.version:
                 done.append(line)
                 continue
+            if done:
+                aside.check_head(registry, model, done[-1].version)
             result = apply(registry, model, change, command, progress)
             made.append(result.version.ref)
             done.append(replace(line, version=result.version.ref, result=result))

@@ -19,6 +19,13 @@ def check_free_name(registry: Registry, model: str, name: str) -> None:
         raise AlreadyExists(f"there is a branch or tag {name!r} of {model} already", "choose another name for --onto")
 
 
+def check_head(registry: Registry, name: str, expected: str) -> None:
+    """Between two operations of ours the head of ``name`` must stay ``expected``, else it is a :class:`HeadMoved`."""
+    found = registry.resolve(name)
+    if found.ref != expected:
+        raise moved(name, registry.resolve(expected), found)
+
+
 def moved(name: str, expected: Version, found: Version) -> HeadMoved:
     """The head moved before any work was done."""
     error = HeadMoved(name, expected.ref, found.ref)

@@ -110,6 +110,8 @@ def apply_all(
             if is_follower():
                 follow(registry, name, change)
             else:
+                if kept and not onto:
+                    aside.check_head(registry, name, kept[-1])
                 results.append(apply(registry, name, change, command, progress, onto))
                 kept.append(results[-1].version.ref)
     return results

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.constructor import ConstructorError
 
 from kswapctl.errors import NotFoundError, UsageError, nearest
 
@@ -37,7 +38,9 @@ def read_document(file: Path, shape: type[Shape]) -> Shape:
 def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
     """The values of YAML ``text`` as ``shape``; ``name`` is the file's, for messages."""
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except (ValueError, RecursionError) as error:  # a date that is none, a number that is none, too deep
+        raise UsageError(f"{name} holds a value that cannot be read ({error})", "put text in quotes") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -48,6 +51,19 @@ def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
         return shape.model_validate_json(_json(values, name))
     except ValidationError as error:
         raise _told(error, shape, name) from error
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses a key that stands twice in one place: the last would win unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The values of a mapping by their keys."""
+        keys: dict[str, yaml.ScalarNode] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if keys.setdefault(key.value, key) is not key:
+                raise ConstructorError(None, None, f"the key {key.value} stands there twice", key.start_mark)
+        values: dict[Any, Any] = super().construct_mapping(node, deep)
+        return values
 
 
 def _json(values: dict[str, Any], name: str) -> str:
@@ -92,6 +108,8 @@ def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
         return f"write a list: [{detail['input']}]"
     if isinstance(detail["input"], bool):
         return "YAML reads yes, no, on and off as true and false: put the name in quotes"
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        return f'put it in quotes: "{detail["input"]}"'
     return ""
 
 

@@ -63,6 +63,8 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
     chosen: Chosen = []
     left = set(knowledge.classes)
     for name in names:
+        if not left:
+            break
         source = open_source(name)
         here = {s.label for s in test_part(source, left & set(source.classes))}
         if here:

@@ -233,9 +233,13 @@ class HubPlace:
         try:
             return call(*arguments, **options)
         except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code not in (401, 403):
+            status = error.response.status_code if error.response is not None else 404
+            if status in (404, 409, 412):  # the caller knows what they mean
                 raise
-            raise NotFoundError(f"{self._repository} is not there, or not yours", "log in: hf auth login") from error
+            if status in (401, 403):
+                hint = "log in: hf auth login"
+                raise NotFoundError(f"{self._repository} is not there, or not yours", hint) from error
+            raise NotFoundError(f"the Hub answered {status} for {self._repository}", "try again later") from error
         except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HTTPError) as error:
             raise NotFoundError(f"the Hub cannot be reached: {str(error)[:120]}", "check the network") from error
 

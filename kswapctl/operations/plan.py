@@ -101,7 +101,7 @@ def as_change(step: Learn | Forget, defaults: Options, folder: Path) -> Change:
     find_method(method, kind).configure(values.preset, settings)
     return Change(
         kind=kind,
-        classes=tuple(step.classes),
+        classes=tuple(dict.fromkeys(step.classes)),
         source=_place(values.data, folder),
         retain_source=_place(values.retain_data, folder),
         method=method,

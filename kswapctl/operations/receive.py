@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kswap_registry import AlreadyExists, HeadMoved, Model, Registry, UnknownModel, Version, creation
+from kswap_registry import (
+    AlreadyExists,
+    CorruptBlob,
+    HeadMoved,
+    MissingBlob,
+    Model,
+    Registry,
+    UnknownModel,
+    Version,
+    creation,
+)
 from kswap_registry.adoption import Arrival, Landing, adopt
 from kswap_registry.writing import Change, Checkpoint
 
@@ -189,8 +199,9 @@ def _register(
     manifest = delivery.manifest
     known = [depth for depth, step in enumerate(manifest.steps, start=1) if step.fingerprint in target.known]
     done = max(known, default=0)
+    _restore(registry, manifest, target, files, command)
     if target.model is not None and manifest.top in target.known:
-        return Received(target.known[manifest.top], 0)
+        return Received(_branched(registry, delivery, target.known[manifest.top], command), 0)
     below = manifest.steps[done - 1].fingerprint if done else manifest.parent
     parent = target.known[below].number if target.known else 0
     arrivals = [_arrival(delivery, files, depth) for depth in range(done + 1, len(manifest.steps) + 1)]
@@ -207,6 +218,32 @@ def _register(
         raise
     except AlreadyExists as error:
         raise UsageError(error.message, "choose another name") from error
+
+
+def _restore(registry: Registry, manifest: Manifest, target: _Target, files: Mapping[str, Path], command: str) -> None:
+    """Put back what is lost or damaged here of versions that are known; a :class:`PurgedBlob` stays away."""
+    if target.model is None:
+        return
+    brought = {manifest.base.fingerprint: {BASE_FILE: files[f"base/{BASE_FILE}"]}} if manifest.base.files else {}
+    for depth, step in enumerate(manifest.steps, start=1):
+        brought[step.fingerprint] = dict(zip(ADAPTER_FILES, _paths(files, depth, step), strict=True))
+    for mark, paths in brought.items():
+        if mark not in target.known:
+            continue
+        version = target.known[mark]
+        try:
+            for digest in version.files.values():
+                registry.blob(digest, verify=True)
+        except (MissingBlob, CorruptBlob):
+            with registry.exclusive(command):
+                registry.store.add_all(paths)
+
+
+def _branched(registry: Registry, delivery: Delivery, version: Version, command: str) -> Version:
+    """``version``, which is known here, on the branch that was asked for."""
+    if delivery.branch and registry.branches(version.model).get(delivery.branch) != version.number:
+        registry.branch(version.model, delivery.branch, version.number, command=command)
+    return version
 
 
 def _arrival(delivery: Delivery, files: Mapping[str, Path], depth: int) -> Arrival:

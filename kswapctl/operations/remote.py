@@ -32,11 +32,13 @@ class Pushed:
 
 
 def push(registry: Registry, version: Version, name: str, *, with_base: bool, public: bool, command: str) -> Pushed:
-    """Publish a version's whole stack; what is there already must be a part of it."""
-    parcel = gather(registry, version, with_base)
+    """Publish a version's whole stack; what is there already must be a part of it, and a base that is there stays."""
     place = open_place(name, public)
     with _disk_errors(name):
-        _check_follows(parcel.manifest, place.manifest(), name)
+        there = place.manifest()
+        with_base = with_base or bool(there and there.base.files)  # what is there already is not taken away
+        parcel = gather(registry, version, with_base)
+        _check_follows(parcel.manifest, there, name)
         where = place.publish(parcel.manifest, parcel.files, f"{version.ref}: {version.kind}")
     payload = {"to": where, "fingerprint": version.fingerprint, "base": with_base}
     registry.record(version.model, "push", payload, number=version.number, command=command)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kswap_registry import Registry, RegistryError, Version
+from kswap_registry.remains import copies_aside
 
 from kswapctl.operations.versions import knowledge_of
 
@@ -81,6 +82,8 @@ def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> li
 
 
 def _stored(registry: Registry, digest: str) -> bool:
+    if copies_aside(registry, digest):
+        return True
     try:
         return registry.blob(digest).is_file()
     except RegistryError:

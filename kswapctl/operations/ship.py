@@ -13,7 +13,7 @@ from kswapctl.data.images import Images
 from kswapctl.errors import UsageError
 from kswapctl.evaluation.predict import predict
 from kswapctl.export.files import check_free, made_folder, written_whole
-from kswapctl.export.onnx import Parity, Precision, check_parity, run_onnx, to_fp16, to_int8, write_onnx
+from kswapctl.export.onnx import LARGE, Parity, Precision, beside, check_parity, run_onnx, to_fp16, to_int8, write_onnx
 from kswapctl.models.lora import save
 from kswapctl.models.weights import write
 from kswapctl.operations.look import test_images
@@ -59,15 +59,21 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
     _outside(registry, request.output)
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
+    if _bytes_of(composed) > LARGE:
+        check_free(beside(request.output), request.overwrite)
     require_space(request.output.absolute().parent, 2 * _bytes_of(composed))  # int8 and fp16 are written beside fp32
     images = _spread(test_images(composed, request.data, True, progress), len(composed.spec.classes), request.every)
     progress.stage("exporting", 3)
     network, task = composed.network(), TASKS[composed.spec.task]
     with written_whole(request.output, request.overwrite) as temporary:
         metadata = metadata_of(registry, composed) | {"outputs": task.answered}
-        write_onnx(network, composed.spec, temporary, request.opset, metadata)
+        whole = temporary if request.precision == "fp32" else temporary.with_name(f"fp32-{temporary.name}")
+        write_onnx(network, composed.spec, whole, request.opset, metadata)
         progress.advance()
-        {"fp32": lambda _: None, "fp16": to_fp16, "int8": to_int8}[request.precision](temporary)
+        if whole != temporary:
+            {"fp16": to_fp16, "int8": to_int8}[request.precision](whole, temporary)
+            for file in (whole, beside(whole)):
+                file.unlink(missing_ok=True)
         progress.advance()
         point("export.after_write")
         expected = predict(network, images, composed.spec.preprocessing)

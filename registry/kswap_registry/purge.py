@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import history, layout, reading, refs
+from . import history, reading, refs
 from .blobs import Blob
 from .cleanup import remove
 from .durable import sync_folder
 from .errors import NotConfirmed, RegistryError, StillNeeded, storage_errors
 from .faults import point
 from .records import Version, reference
-from .remains import Remain, remains
+from .remains import Remain, copies_aside, remains, unknown_aside
 from .tombstones import TOLD, tombstones
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def plan(registry: Registry, name: str) -> Purge:
     every = [Blob(found["digest"], found["size"]) for found in rows if found["digest"] not in needed]
     kept = {found["digest"]: needed[found["digest"]] for found in rows if found["digest"] in needed}
     here = [blob for blob in every if _is_here(registry, blob.digest)]
-    quarantine = registry.folder / layout.QUARANTINE
-    copies = {path: blob for blob in every for path in sorted(quarantine.glob(f"*/*-{blob.digest}"))}
-    return Purge(name, here, copies, remains(registry), replaced, kept)
+    copies = {path: blob for blob in every for path in copies_aside(registry, blob.digest)}
+    return Purge(name, here, copies, [*remains(registry), *unknown_aside(registry)], replaced, kept)
 
 
 def purge(registry: Registry, name: str, *, confirm: str, command: str = "purge") -> Purge:
@@ -115,13 +114,14 @@ def _whole(registry: Registry, version: Version) -> bool:
 
 
 def _needed(registry: Registry, but: str) -> dict[str, str]:
-    """Digest to a version that needs it: of every other model, what its heads are still composed of."""
+    """Digest to a version that needs it: of every other model, what its heads are composed of, if it was not purged."""
     needed: dict[str, str] = {}
+    purged = tombstones(registry.database)
     for model in registry.models():
         for number in set(registry.branches(model.name).values()) if model.name != but else ():
             head = registry.resolve(f"{model.name}@{number or 'base'}")
             digests = {d for v in registry.stack(head) for d in v.files.values()} | set(model.files.values())
-            if all(_is_here(registry, digest) for digest in digests):
+            if purged.keys().isdisjoint(digests):  # one that only lacks a file may get it back
                 needed |= dict.fromkeys(digests, head.ref)
     return needed
 

@@ -38,6 +38,19 @@ def remains(registry: Registry) -> list[Remain]:
         return [*_dangling(registry), *_scratch(registry)]
 
 
+def copies_aside(registry: Registry, digest: str) -> list[Path]:
+    """Where in quarantine a blob's file or a copy of it lies."""
+    return sorted((registry.folder / layout.QUARANTINE).glob(f"*/*-{digest}"))
+
+
+def unknown_aside(registry: Registry) -> list[Remain]:
+    """What is in quarantine and was nothing that a row refers to."""
+    referred = {row["digest"] for row in registry.database.rows("SELECT digest FROM blobs")}
+    paths = sorted((registry.folder / layout.QUARANTINE).glob("*/*"))
+    unknown = [path for path in paths if path.name.rpartition("-")[2] not in referred]
+    return [remain for path in unknown for remain in _look(path, "put aside, and nobody knows what it is")]
+
+
 def _dangling(registry: Registry) -> Iterator[Remain]:
     # The files first: a blob that is stored and recorded meanwhile then counts as referred to.
     present = list(registry.store.present())

@@ -113,6 +113,33 @@ def test_what_another_model_is_composed_of_stays_until_that_is_purged(tmp_path: 
         assert serious(registry) == []
 
 
+def test_what_another_model_needs_stays_though_that_lacks_a_file(tmp_path: Path) -> None:
+    with forgotten(tmp_path) as registry:
+        add(registry, "twin", tmp_path, "base", "f")
+        version = learn(registry, "twin", "two", "x")
+        registry.store.path(version.files["adapter"]).unlink()  # it may come back from a backup
+        base = registry.model("twin").files["model"]
+        assert purge.purge(registry, "faces", confirm="faces").kept == {base: "twin@1"}
+        assert registry.blob(base, verify=True)
+
+
+def test_what_doctor_put_aside_goes_too_unless_another_model_has_it(tmp_path: Path) -> None:
+    with forgotten(tmp_path) as registry:
+        left = registry.folder / "tmp" / "left"
+        left.mkdir()
+        (left / "model.safetensors").write_text("base")
+        dangling = registry.store.path("ab" * 32)
+        dangling.parent.mkdir(parents=True, exist_ok=True)
+        dangling.write_text("who knows")
+        doctor.fix(registry)
+        other = registry.folder / "quarantine" / "20260101T000000-0" / f"0-{registry.model('clean').files['model']}"
+        other.parent.mkdir(parents=True)
+        other.write_text("merged, damaged")
+        assert len(list((registry.folder / "quarantine").glob("*/*"))) == 3
+        purge.purge(registry, "faces", confirm="faces")
+        assert list((registry.folder / "quarantine").glob("*/*")) == [other]
+
+
 def test_copies_in_quarantine_and_remains_go_too(tmp_path: Path) -> None:
     with forgotten(tmp_path) as registry:
         digest = registry.model("faces").files["model"]

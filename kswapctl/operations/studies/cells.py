@@ -146,6 +146,10 @@ def _few(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets: Se
     source = open_source(place(study, given, study.data))
     each = images_needed(cell.split.images_per_class) if cell.split.images_per_class else None
     stays = [c for c in sets.known if not any(c in task for task in sets.tasks)]
+    if cell.split.missing >= len(stays):
+        raise UsageError(
+            f"split {cell.split.name!r} misses {cell.split.missing} of {len(stays)} classes that stay", "leave one"
+        )
     gone = set(random.Random(cell.seed).sample(stays, cell.split.missing))  # noqa: S311 - a choice of classes
     here = folder.parent / "subsets"
     everything = write_subset(source, sets.known, each, cell.seed, here) if each else source.name

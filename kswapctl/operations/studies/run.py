@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 from kswap_registry import Registry, RegistryError
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import KswapError, TeamError
+from kswapctl.errors import KswapError, TeamError, UsageError
 from kswapctl.export.files import made_folder
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.models import add_model
@@ -49,9 +51,23 @@ def run_study(
 def prepare(study: Study, given: dict[str, str], folder: Path) -> list[Cell]:
     """The cells, once the base is named and ``folder`` is there."""
     cells = cells_of(study, given)
-    place(study, given, study.base)
+    base = place(study, given, study.base)
     made_folder(folder)
+    _check_base(Path(base), folder)
     return cells
+
+
+def _check_base(base: Path, folder: Path) -> None:
+    """Another checkpoint in the place of the one that was begun with would be mixed with it in one table."""
+    if not base.is_file():
+        return
+    told = folder / f"base-{hashlib.sha256(str(base).encode()).hexdigest()[:8]}.sha256"
+    with base.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not told.exists():
+        told.write_text(digest)
+    elif told.read_text() != digest:
+        raise UsageError(f"{base} is not the base that the study in {folder} began with", "name another folder: -o")
 
 
 def results_of(study: Study, given: dict[str, str], folder: Path) -> list[dict[str, Any]]:
@@ -134,6 +150,8 @@ def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
         work_alone(study, given, folder)
     except (KswapError, RegistryError) as error:
         errors.put((error.message, error.hint, error.exit_code, error.kind))
+    except KeyboardInterrupt:  # the command itself says it
+        sys.exit(130)
 
 
 @contextmanager

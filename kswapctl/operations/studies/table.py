@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kswapctl.export.files import written_whole
 from kswapctl.operations.studies.schema import Study
 
 UNITS = {"size": (1e-6, 2), "ratio": (1.0, 2), "seconds": (1.0, 0), "blocks": (1.0, 1)}
@@ -108,7 +109,8 @@ def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, 
         "results.json": json.dumps({"study": study.model_dump(), "cells": list(results)}, indent=1) + "\n",
     }
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with written_whole(folder / name, overwrite=True) as file:
+            file.write_text(text, encoding="utf-8")
     return [folder / name for name in files]
 
 
