@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from . import layout
+from . import identity, layout
 from .durable import publish_once, sync_folder, temporary_name, write_new
 from .errors import Damaged, storage_errors
 from .faults import point
@@ -37,10 +37,13 @@ def make_folders(folder: Path) -> None:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A folder on the disk of the registry in ``folder``, for files on their way in; it goes afterwards."""
+    """A folder on the disk of the registry in ``folder``, for files on their way in; it goes afterwards.
+
+    Its name begins with the process, so that nobody takes it for a remain meanwhile.
+    """
     with storage_errors(folder):
         make_folders(folder)
-        temporary = TemporaryDirectory(dir=folder / layout.TEMPORARY)
+        temporary = TemporaryDirectory(dir=folder / layout.TEMPORARY, prefix=f"{identity.process()}-")
     with temporary as place:
         yield Path(place)
 

@@ -66,8 +66,14 @@ def _scratch(registry: Registry) -> Iterator[Remain]:
     running = registry.database.rows("SELECT folder, owner FROM operations WHERE state = 'running'")
     used = {row["folder"] for row in running if identity.lives(row["owner"])}
     for path in present:
-        if path.name not in used:
+        if path.name not in used and not _is_at_work(path.name):
             yield from _look(path, "left by something that did not end")
+
+
+def _is_at_work(name: str) -> bool:
+    """Whether a scratch folder's name begins with a process (:func:`identity.process`) that still runs."""
+    owner = name.rpartition("-")[0]
+    return owner.count(":") == 2 and owner.split(":")[1].isdecimal() and identity.lives(owner)
 
 
 def _look(path: Path, what: str) -> Iterator[Remain]:

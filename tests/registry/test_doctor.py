@@ -20,6 +20,7 @@ from kswap_registry import (
     cleanup,
     clock,
     copies,
+    creation,
     doctor,
     filesystem,
     remains,
@@ -101,6 +102,14 @@ def test_remains_are_reported_and_harm_nothing(faces: Registry) -> None:
 def test_the_scratch_folder_of_a_running_operation_is_no_remain(faces: Registry) -> None:
     with faces.operation("faces", kind="learn", method="m", spec={}):
         assert doctor.check(faces) == []
+
+
+def test_what_is_on_its_way_in_is_no_remain_while_its_process_lives(faces: Registry) -> None:
+    with creation.scratch(faces.folder) as folder:
+        assert doctor.check(faces) == []
+        owner, _, mark = folder.name.rpartition("-")
+        folder.with_name(f"{owner[:-1]}-{mark}").mkdir()  # of an earlier process of the same number
+        assert len(doctor.check(faces)) == 1
 
 
 def test_a_remain_that_goes_while_we_look_is_passed_over(faces: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
