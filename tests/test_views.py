@@ -68,17 +68,6 @@ def test_half_of_the_views_of_masks_are_mirrored_and_none_of_labels() -> None:
     assert not _falls(make_views(pixels, torch.arange(40), 2, Variation(1))[0][1].float().mean(1)).any()
 
 
-def test_of_many_images_about_a_hundred_move_in_a_view(blobs: tuple[Tensor, Tensor]) -> None:
-    pixels, masks = (each.repeat_interleave(50, 0) for each in blobs)
-    views, shown = make_views(pixels, masks, 2, Variation(1, marks="masks"))
-    before, after = masks[:300], shown[300:]
-    still = torch.stack([(after == side).flatten(1).all(1) for side in (before, before.flip(-1))]).any(0)
-    assert 80 < (~still).sum() < 120
-    bright = views[0, 300:].float().mean(1)
-    inside, outside = ((bright * part).flatten(1).sum(1) / part.flatten(1).sum(1) for part in (after == 1, after == 0))
-    assert (inside > outside)[still].all()
-
-
 def _falls(images: Tensor) -> Tensor:
     """Whether the left half of (N, H, W) has more than the right, where it has anything."""
     left, right = (half.flatten(1) for half in images.float().tensor_split(2, dim=2))

@@ -20,8 +20,6 @@ TURN, ZOOM, ASPECT, SHEAR, SHIFT = 0.20, 0.18, 0.08, 0.12, 0.16
 """Largest turn (radians), zoom, change of aspect, shear, and shift (half-widths) of a view."""
 NEARER = 3.2
 """Where masks move along, the largest zoom, inwards only and on any part of the image: 1.8 at half the strength."""
-MOVING = 100
-"""Images with masks that move in a view, of however many: few images need the variety, many are better as they are."""
 CONTRAST, BRIGHTNESS, TINT, NOISE = 0.4, 0.5, 0.08, 0.05
 """Largest relative change of contrast, brightness and channel gain; standard deviation of noise in [0, 1]."""
 BLURRED, ERASED = 0.35, 0.25
@@ -98,14 +96,12 @@ def vary(images: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
 def vary_masked(images: Tensor, masks: Tensor, generator: Generator, strength: float = 1.0) -> Marked:
     """One random view of each of (N, C, H, W) images in [0, 1], and its (N, H, W) mask, which moves along.
 
-    Nothing is covered; what comes in from beyond the border has the row -1. Half of the views are mirrored, and about
-    ``MOVING`` of them move besides.
+    Nothing is covered; what comes in from beyond the border has the row -1. Half of the views are mirrored.
     """
-    *drawn, side, turn = _uniform((8, len(images)), generator)
-    moved = strength * ((turn + 1) / 2 * len(images) < MOVING)
-    zoom = NEARER ** (-moved * (drawn[1] + 1) / 2)
-    motion = _motion(images, [moved * each for each in drawn], zoom, (1 - zoom) / strength if strength else 0.0)
-    motion[strength * side < 0] *= motion.new_tensor([-1, 1])
+    *drawn, side = strength * _uniform((7, len(images)), generator)
+    zoom = NEARER ** (-(drawn[1] + strength) / 2)
+    motion = _motion(images, drawn, zoom, (1 - zoom) / strength if strength else 0.0)
+    motion[side < 0] *= motion.new_tensor([-1, 1])
     return relight(_sample(images, motion), generator, strength), _follow(masks, motion)
 
 
