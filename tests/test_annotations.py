@@ -69,6 +69,29 @@ def test_a_list_that_mixes_images_up_is_refused(boxes: Path, changes: dict[str, 
         open_source(str(boxes))
 
 
+@pytest.mark.parametrize(
+    ("categories", "said"),
+    [
+        ([(1, "cat"), (1, "dog")], "gives cat and dog the same id 1"),
+        ([(1, None)], "calls category 1 None"),
+        ([(1, "building, edifice")], "has a comma"),
+    ],
+)
+def test_categories_that_cannot_be_told_apart_or_named_are_refused(boxes: Path, categories, said: str) -> None:
+    listed = json.loads((boxes / "train.json").read_text())
+    listed["categories"] = [{"id": index, "name": name} for index, name in categories]
+    (boxes / "train.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=said):
+        open_source(str(boxes))
+
+
+def test_a_category_listed_twice_alike_is_one(boxes: Path) -> None:
+    listed = json.loads((boxes / "train.json").read_text())
+    listed["categories"] *= 2
+    (boxes / "train.json").write_text(json.dumps(listed))
+    assert open_source(str(boxes)).classes == ("cat",)
+
+
 @pytest.fixture
 def masks(tmp_path: Path) -> Path:
     """One image of 16 x 8 pixels, stored on its side, with the mask of the upright one."""
@@ -82,6 +105,14 @@ def masks(tmp_path: Path) -> Path:
 
 def test_a_mask_of_the_upright_image_is_read(masks: Path) -> None:
     assert open_source(str(masks)).classes == ("road",)
+
+
+def test_an_image_with_a_mask_that_is_a_link_to_nothing_is_told(masks: Path) -> None:
+    image = masks / "train" / "images" / "a.jpg"
+    image.unlink()
+    image.symlink_to(masks / "nowhere.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg is a link to nothing"):
+        open_source(str(masks))
 
 
 def test_a_mask_of_an_image_on_its_side_is_refused(masks: Path) -> None:

@@ -180,20 +180,70 @@ def test_the_hub_without_a_network_is_one_clear_line(monkeypatch: pytest.MonkeyP
     assert "\n" not in raised.value.message
 
 
-def test_a_hub_model_brings_its_architecture_classes_and_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+def say(monkeypatch: pytest.MonkeyPatch, stated: dict[str, object], arguments: dict[str, object]) -> None:
+    """What any repository of the Hub says of its network."""
+    import timm.models
+    import timm.models._factory as factory
     import timm.models._hub as hub
 
-    def config(*_: object, **__: object) -> tuple[dict[str, object], str, dict[str, object]]:
-        return (
-            {"num_classes": 3, "label_names": list(NAMES), "mean": (0.1, 0.2, 0.3), "classifier": "head"},
-            "test_vit",
-            {},
-        )
+    said = {"num_classes": 3, "label_names": list(NAMES), "mean": (0.1, 0.2, 0.3), "classifier": "head"}
+    said |= {"input_size": (3, 160, 160), "crop_pct": 0.9} | stated
+    for module in (timm.models, factory, hub):
+        monkeypatch.setattr(module, "load_model_config_from_hf", lambda *_, **__: (said, "test_vit", arguments))
 
-    import timm.models._factory as factory
 
-    monkeypatch.setattr(factory, "load_model_config_from_hf", config)
-    monkeypatch.setattr(hub, "load_model_config_from_hf", config)
+def test_a_hub_model_brings_the_arguments_it_is_built_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, {}, {"act_layer": "relu", "img_size": 64})
+    loaded = load("hf-hub:someone/something", Description(pretrained=False))
+    assert loaded.spec.arguments == {"act_layer": "relu", "img_size": 64}
+    assert loaded.spec.preprocessing.input_size == (3, 64, 64)
+    assert any(isinstance(module, torch.nn.ReLU) for module in build(loaded.spec, loaded.weights).modules())
+
+
+def test_a_hub_model_of_another_input_size_is_built_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, {"input_size": (3, 192, 192), "fixed_input_size": True}, {})
+    loaded = load("hf-hub:someone/something", Description(pretrained=False))
+    assert loaded.spec.arguments == {"img_size": [192, 192]}
+    assert (loaded.spec.preprocessing.input_size, loaded.spec.preprocessing.crop_pct) == ((3, 192, 192), 0.9)
+
+
+def test_a_hub_model_that_would_be_built_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kswapctl.models import checkpoint
+
+    say(monkeypatch, {}, {"act_layer": "relu"})
+    monkeypatch.setattr(checkpoint, "_stated_arguments", lambda _: {})
+    with pytest.raises(WrongBaseError, match="is not the network that was loaded"):
+        load("hf-hub:someone/something", Description(pretrained=False))
+
+
+def test_a_network_of_grey_images_is_fed_with_them() -> None:
+    made = load("test_vit", Description(arguments={"in_chans": 1}, classes=NAMES, pretrained=False))
+    assert made.spec.preprocessing.input_size[0] == len(made.spec.preprocessing.mean) == 1
+    build(made.spec, made.weights)(torch.zeros(2, *made.spec.preprocessing.input_size))
+    with pytest.raises(DataError, match="4 channels"):
+        load("test_vit", Description(arguments={"in_chans": 4}, classes=NAMES, pretrained=False))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"classes": [0, 1, 2]}, "names a class 0"),
+        ({"classes": [["a"], ["b"], ["c"]]}, "names a class"),
+        ({"preprocessing": {"input_size": 160}}, "input_size 160"),
+        ({"preprocessing": {"interpolation": "area"}}, "interpolation 'area'"),
+        ({"preprocessing": {"crop_pct": 0}}, "crop_pct 0"),
+    ],
+)
+def test_what_a_file_states_in_another_form_is_told(plain: Path, tmp_path: Path, said, told: str) -> None:
+    weights, _ = read(plain)
+    card = {"architecture": ARCHITECTURE, "arguments": ARGUMENTS, "classes": list(NAMES)} | said
+    write(weights, tmp_path / "m.safetensors", card)
+    with pytest.raises(DataError, match=told):
+        load(str(tmp_path / "m.safetensors"), Description())
+
+
+def test_a_hub_model_brings_its_architecture_classes_and_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    say(monkeypatch, {}, {})
     loaded = load("hf-hub:someone/something", Description(pretrained=False, else_classes=("x", "y", "z")))
     assert loaded.spec.architecture == "test_vit"
     assert loaded.spec.classes == NAMES

@@ -192,12 +192,33 @@ def test_a_backbone_of_timm_is_built_and_not_fetched(boxes, tmp_path, invoke) ->
     [
         (("--architecture", "vit_tiny_patch16_224"), "leave --architecture away"),
         (("--model-arg", "d_model=8"), "says its d_model itself"),
+        (("--model-arg", "height=auto"), "an input of auto x"),
+        (("--model-arg", "height=0"), "an input of 0 x"),
     ],
 )
 def test_what_a_folder_says_itself_cannot_be_told_otherwise(tmp_path: Path, invoke, flags, told: str) -> None:
     invoke(tmp_path / "home", "init")
     ran = invoke(tmp_path / "home", "add", "m", write_network(tmp_path / "network", "segformer"), *flags)
     assert (ran.code, told in ran.err) == (2, True)
+
+
+def test_a_configuration_of_another_form_is_told(tmp_path: Path, invoke) -> None:
+    folder = write_network(tmp_path / "network", "segformer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_channels": "3"}))
+    invoke(tmp_path / "home", "init")
+    ran = invoke(tmp_path / "home", "add", "m", folder)
+    assert (ran.code, "has no configuration that transformers reads" in ran.err) == (3, True)
+
+
+def test_a_merged_segmenter_is_fed_as_it_is_told(dense_home: Path, tmp_path: Path, invoke) -> None:
+    home = Path(shutil.copytree(dense_home, tmp_path / "home"))
+    file = tmp_path / "m.safetensors"
+    assert invoke(home, "merge", "segformer", "-o", file).code == 0
+    assert invoke(home, "add", "grey", file, "--mean", "0.4,0.4,0.4").code == 0
+    fed = invoke(home, "show", "grey", "--json").json["spec"]["preprocessing"]
+    assert fed["mean"] == [0.4, 0.4, 0.4]
+    assert invoke(home, "add", "none", file, "--std", "0,0,0").code == 4
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/something", "someone/something", "no_such_network"])

@@ -242,6 +242,20 @@ def test_gathering_joins_sources_in_order(fill: Fill) -> None:
     assert len(gather([], INPUT, False)) == 0
 
 
+def test_a_link_to_nothing_is_a_bad_image_and_hidden_copies_are_none(fill: Fill, tmp_path: Path) -> None:
+    source = fill(5, 0)
+    folder = Path(source.name) / "cat"
+    (folder / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / ".ipynb_checkpoints").mkdir()
+    for copy in (".ipynb_checkpoints/x.png", "._x.png"):
+        (folder / copy).write_bytes(b"a copy")
+    again = open_source(source.name)
+    assert len(again.samples) == 6
+    with pytest.raises(DataError, match=r"lost\.png is not there, or a link to nothing"):
+        decode(again, again.samples, INPUT)
+    assert len(decode(again, again.samples, INPUT, skip_bad=True)) == 5
+
+
 def test_a_class_that_another_image_shows_as_well_is_not_emptied(fill: Fill) -> None:
     source = fill(300, 0)
     first = replace(source.samples[0], label="dog")

@@ -250,22 +250,40 @@ def test_another_answer_where_the_model_was_sure_is_a_parity_error(precision: st
 @pytest.mark.parametrize("command", ["merge", "export"])
 @pytest.mark.parametrize("place", ["exists", "folder", "link", "registry", "nowhere"])
 def test_an_output_in_the_way_is_refused(run, home: Path, tmp_path: Path, command: str, place: str, state) -> None:
+    kind = {"merge": "safetensors", "export": "onnx"}[command]
+    there = tmp_path / f"there.{kind}"
     out = {
-        "exists": tmp_path / "there.onnx",
-        "folder": tmp_path / "folder",
-        "link": tmp_path / "link",
-        "registry": home / "out.onnx",
-        "nowhere": tmp_path / "no" / "such" / "out.onnx",
+        "exists": there,
+        "folder": tmp_path / f"folder.{kind}",
+        "link": tmp_path / f"link.{kind}",
+        "registry": home / f"out.{kind}",
+        "nowhere": tmp_path / "no" / "such" / f"out.{kind}",
     }[place]
-    (tmp_path / "there.onnx").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "there.onnx")
+    there.write_text("mine")
+    (tmp_path / f"folder.{kind}").mkdir()
+    (tmp_path / f"link.{kind}").symlink_to(there)
     before = state(home)
     ran = run(command, "digits", "-o", out)
     assert ran.code == 2
     assert out.name in ran.err or "no folder" in ran.err
-    assert (tmp_path / "there.onnx").read_text() == "mine"
+    assert there.read_text() == "mine"
     assert state(home) == before
+
+
+@pytest.mark.parametrize(
+    "line", ["unpack digits@1 -o {}", "unpack digits@1 -o {}/blobs", "show-predictions digits -o {}/x.png"]
+)
+def test_nothing_is_written_into_the_registry(run, home: Path, line: str, state) -> None:
+    before = state(home)
+    ran = run(*line.format(home).split(), "--overwrite")
+    assert (ran.code, "is inside the registry" in ran.err) == (2, True), ran.err
+    assert state(home) == before
+
+
+def test_merged_weights_are_named_for_what_they_are(run, tmp_path: Path) -> None:
+    for name in ("m.pth", "m"):
+        ran = run("merge", "digits", "-o", tmp_path / name)
+        assert (ran.code, "name it m.safetensors" in ran.err) == (2, True)
 
 
 def test_an_output_is_replaced_when_told(run, tmp_path: Path) -> None:

@@ -229,6 +229,18 @@ def test_a_saved_hugging_face_dataset_is_read(make: Make, tmp_path: Path, parts:
     assert source.read(source.samples[0]) == (root / "x/1.png").read_bytes()
 
 
+def test_a_row_without_an_image_is_a_bad_image(make: Make, tmp_path: Path) -> None:
+    import datasets
+
+    root = make("x/1.png")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    rows = {"image": [str(root / "x/1.png"), None], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    source = open_source(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match=r"row 1 .* has no image"):
+        source.read(source.samples[1])
+
+
 def test_a_saved_dataset_with_hidden_labels_is_refused(make: Make, tmp_path: Path) -> None:
     import datasets
 

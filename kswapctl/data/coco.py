@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _check_upright(data: bytes, key: str, size: tuple[float, float]) -> None:
 def _read_part(file: Path, root: Path) -> dict[str, tuple[Boxes, tuple[float, float]]]:
     """File name of each image, from ``root``, to its boxes and its width and height."""
     parsed = _parse(file)
-    categories = {c["id"]: str(c["name"]) for c in parsed["categories"]}
+    categories = _categories(parsed["categories"], file.name)
     folder = file.parent / file.stem
     folder = folder if folder.is_dir() else file.parent
     there = {entry.name for entry in os.scandir(folder) if entry.is_file()}  # a link may lead nowhere
@@ -89,6 +89,18 @@ def _read_part(file: Path, root: Path) -> dict[str, tuple[Boxes, tuple[float, fl
             raise DataError(f"{file.name} lists {image['file_name']} twice", "an image has one entry, and one id")
         found[key] = Boxes(tuple(boxes[index])), (image["width"], image["height"])
     return found
+
+
+def _categories(listed: Sequence[Mapping[str, Any]], file: str) -> dict[Any, str]:
+    """Names by id; an id of two names, or a name that is no text, is a :class:`DataError`."""
+    names: dict[Any, str] = {}
+    for category in listed:
+        index, name = category["id"], category["name"]
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{file} calls category {index!r} {name!r}", "a name is text")
+        if names.setdefault(index, name) != name:
+            raise DataError(f"{file} gives {names[index]} and {name} the same id {index!r}", "number them anew")
+    return names
 
 
 def _check_alone(image: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]], file: str) -> None:

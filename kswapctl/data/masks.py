@@ -70,6 +70,8 @@ def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
     """Indices of the classes in a mask; another size than the image's, or an unknown index, is a :class:`DataError`."""
     if not mask.is_file():
         raise DataError(f"{image.name} has no mask {mask.parent.name}/{mask.name}", "add it, or remove the image")
+    if not image.is_file():
+        raise DataError(f"image {image.name} is a link to nothing", "restore it, or remove it")
     width, height = upright_size(image.read_bytes(), image.name)
     try:
         with Image.open(mask) as opened:

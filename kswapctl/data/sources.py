@@ -64,6 +64,14 @@ class Source:
     unlabelled: tuple[Sample, ...] = ()
     """Images with nothing on them; their label is empty. They train nothing, but what is answered to them counts."""
 
+    def __post_init__(self) -> None:
+        """Refuse class names that no option could name."""
+        for label in self.classes:
+            if label != label.strip() or any(c in label for c in ",\0\n"):
+                raise DataError(
+                    f"class name {label!r} has a comma, a line break or blanks at its ends", "rename the class"
+                )
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, sorted."""
@@ -140,7 +148,7 @@ def _folder(root: Path) -> Source:
     ]
     if not samples:
         raise DataError(f"no class folders with images in {root}", "expected DIR/train/<class>/ or DIR/<class>/")
-    return Source(str(root), tuple(_unique_classes(samples)), lambda s: (root / s.key).read_bytes())
+    return Source(str(root), tuple(samples), lambda s: _read(root / s.key, s.key))
 
 
 def read_parts(names: Iterable[str]) -> list[str]:
@@ -157,11 +165,20 @@ def _images(folder: Path) -> list[Path]:
         Path(place, name)
         for place, _, names in sorted(os.walk(folder))
         for name in sorted(names)
-        if os.path.splitext(name)[1].lower() in IMAGES and os.path.isfile(os.path.join(place, name))
+        if os.path.splitext(name)[1].lower() in IMAGES
+        and not any(part.startswith(".") for part in Path(place, name).relative_to(folder).parts)  # copies of tools
     ]
     if not files:
         raise DataError(f"class folder {folder} holds no image", "remove the folder, or put images in it")
     return files
+
+
+def _read(file: Path, key: str) -> bytes:
+    """A file's bytes; a link to nothing, or one that went meanwhile, is a :class:`DataError`."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"image {key} is not there, or a link to nothing", "restore it, or say --skip-bad") from error
 
 
 def _check_name(name: str) -> None:
@@ -169,14 +186,6 @@ def _check_name(name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"class folder {name!r} is not named in UTF-8", "rename the folder") from error
-
-
-def _unique_classes(samples: list[Sample]) -> list[Sample]:
-    labels = {s.label for s in samples}
-    for label in labels:
-        if label != label.strip() or any(c in label for c in ",\0\n"):
-            raise DataError(f"class name {label!r} has a comma, a line break or blanks at its ends", "rename the class")
-    return samples
 
 
 def _manifest(path: Path) -> Source:
@@ -196,7 +205,7 @@ def _manifest(path: Path) -> Source:
         raise DataError(f"{path.name} lists no image")
     kept = read_parts(part for part, _ in listed)
     samples = [sample for part, sample in listed if part in kept]
-    return Source(str(path), tuple(_unique_classes(samples)), lambda s: _read_beside(path, s))
+    return Source(str(path), tuple(samples), lambda s: _read_beside(path, s))
 
 
 def _manifest_sample(row: Any, number: int, path: Path) -> tuple[str, Sample]:
@@ -254,10 +263,11 @@ def _hugging_face(name: str, place: str) -> Source:
     def read(sample: Sample) -> bytes:
         part, _, index = sample.key.rpartition(":")
         image = encoded[part][0][int(index)]
-        data: bytes = image["bytes"] or Path(image["path"]).read_bytes()
-        return data
+        if image is None:
+            raise DataError(f"row {index} of {part or name} has no image", "remove it, or say --skip-bad")
+        return image["bytes"] or _read(Path(image["path"]), sample.key)
 
-    return Source(name, tuple(_unique_classes(samples)), read)
+    return Source(name, tuple(samples), read)
 
 
 def _encoded(table: Any, name: str) -> tuple[Any, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, first_line, nearest
@@ -17,7 +18,7 @@ from kswapctl.models.dense import Dense
 from kswapctl.models.families import find_family, is_dense, make
 from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, resize, spare_rows
 from kswapctl.models.weights import FILES, PICKLES, Weights, check_finite, in_full, read, read_pickle
-from kswapctl.spec import ModelSpec, Preprocessing
+from kswapctl.spec import ModelSpec
 
 FETCHING = {
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_custom_load", "checkpoint_path", "cache_dir",
@@ -179,15 +180,46 @@ def _load_transformer(source: str, description: Description) -> Checkpoint:
 
 
 def _load_timm(source: str, description: Description) -> Checkpoint:
+    hub = source.startswith("hf-hub:")
     # another number of classes than the pretrained one would make timm draw a classifier of random weights, in silence
     classes = None if description.pretrained else len(description.classes) or None
     model = create(source, description.arguments, classes, pretrained=description.pretrained)
     config = cast("dict[str, Any]", model.pretrained_cfg)
     names = description.classes or tuple(config.get("label_names") or ()) or configured.class_names(model)
     names = names or description.else_classes or tuple(f"class_{i}" for i in range(classifier_rows(model)))
-    architecture = source if not source.startswith("hf-hub:") else str(config["architecture"])
-    spec = _spec(model, architecture, description, names)
-    return Checkpoint(spec, in_full(model.state_dict()))
+    if hub:
+        description = replace(description, arguments={**_stated_arguments(source), **description.arguments})
+    spec = _spec(model, str(config["architecture"]) if hub else source, description, names)
+    weights = in_full(model.state_dict())
+    check_finite(weights, source)
+    return Checkpoint(_rebuilt(model, spec, weights) if hub else spec, weights)
+
+
+def _stated_arguments(source: str) -> dict[str, Any]:
+    """What a repository of the Hub says that timm builds its network with."""
+    from timm.models import load_model_config_from_hf
+
+    _, _, arguments = load_model_config_from_hf(source.removeprefix("hf-hub:"))
+    return {k: v for k, v in (arguments or {}).items() if k not in FETCHING}
+
+
+def _rebuilt(model: nn.Module, spec: ModelSpec, weights: Weights) -> ModelSpec:
+    """``spec``, if need be with the network's size as an argument, so that what it builds computes the same to the bit."""
+    images = torch.rand(1, *spec.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or spec.preprocessing.input_size[1:]
+    sized = replace(spec, arguments={**spec.arguments, "img_size": list(size)})
+    with torch.no_grad():
+        expected = model.float().eval()(images)
+        for tried in (spec, sized):
+            try:
+                if torch.equal(expected, build(tried, weights)(images)):
+                    return tried
+            except (UsageError, WrongBaseError):  # it does not fit, or takes no such argument
+                continue
+    raise WrongBaseError(
+        f"{spec.architecture} with {spec.arguments} is not the network that was loaded",
+        "say what its repository says otherwise with --model-arg",
+    )
 
 
 def _load_safetensors(path: Path, description: Description) -> Checkpoint:
@@ -214,6 +246,9 @@ def _check_stated(metadata: dict[str, Any], where: str) -> None:
     for name, kind in STATED.items():
         if not isinstance(metadata.get(name, kind()), kind):
             raise DataError(f"{where} states its {name} as {metadata[name]!r}", "correct the file's metadata")
+    for name in metadata.get("classes", ()):
+        if not isinstance(name, str):
+            raise DataError(f"{where} names a class {name!r}", "correct the file's metadata: names are text")
 
 
 def _load_pickle(path: Path, description: Description) -> Checkpoint:
@@ -261,7 +296,7 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
     _check_unique(names)
     if isinstance(model, Dense):
-        stated = Preprocessing.from_json(description.preprocessing)
+        stated = configured.complete(description.preprocessing, architecture)
         return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
     return ModelSpec(
         architecture,

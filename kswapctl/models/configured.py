@@ -9,12 +9,19 @@ from typing import Any
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import nn
 
-from kswapctl.errors import DataError
+from kswapctl.errors import DataError, nearest
 from kswapctl.models.heads import classifier_rows
 from kswapctl.spec import Preprocessing
 
 FIELDS = [f.name for f in fields(Preprocessing)]
 """Of timm's configuration, what preprocessing needs."""
+CHANNELS = (1, 3)
+"""How many an image may have: grey, or red, green and blue."""
+CHOICES = {
+    "interpolation": ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"),
+    "crop_mode": ("center", "squash", "border"),
+}
+"""What timm knows of these."""
 
 
 def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mapping[str, Any]) -> Preprocessing:
@@ -23,18 +30,37 @@ def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mappin
     Raises :class:`DataError` where mean or std are not one number a channel.
     """
     config = resolve_model_data_config(model)
-    if size := arguments.get("img_size"):
-        config["input_size"] = (config["input_size"][0], *((size, size) if isinstance(size, int) else size))
-        config["crop_pct"] = 1.0  # timm's crop is meant for the size it was trained at
+    size = arguments.get("img_size") or config["input_size"][1:]
+    size = (config["input_size"][0], *((size, size) if isinstance(size, int) else size))
+    if size != tuple(config["input_size"]):
+        config |= {"input_size": size, "crop_pct": 1.0}  # timm's crop is meant for the size it was trained at
+    channels = arguments.get("in_chans", config["input_size"][0])
+    if channels != config["input_size"][0]:  # as timm does it
+        config["input_size"] = (channels, *config["input_size"][1:])
+        config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
     config.update(stated)
-    return Preprocessing.from_json(
-        {name: config[name] for name in FIELDS}
-        | {
-            "input_size": tuple(config["input_size"]),
-            "mean": per_channel("mean", config),
-            "std": per_channel("std", config),
-        }
-    )
+    return complete(config, "timm's configuration")
+
+
+def complete(config: Mapping[str, Any], where: str) -> Preprocessing:
+    """Preprocessing from its fields; one that is missing or of another form is a :class:`DataError`."""
+    said = {name: config[name] for name in FIELDS if name in config}
+    for name in ("input_size", "mean", "std"):
+        if name not in said:
+            raise DataError(f"nothing says the {name} of {where}", "put its preprocessing into the file's metadata")
+    size = said["input_size"]
+    if not (isinstance(size, list | tuple) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size)):
+        raise DataError(f"{where} has the input_size {size!r}", "it is [channels, height, width], in pixels")
+    if size[0] not in CHANNELS:
+        raise DataError(f"{where} takes images of {size[0]} channels", "images have one or three")
+    crop = said.get("crop_pct", 1.0)
+    if not (isinstance(crop, int | float) and crop > 0):
+        raise DataError(f"{where} has the crop_pct {crop!r}", "it is a share of the image, above 0")
+    for name, known in CHOICES.items():
+        if said.get(name, known[0]) not in known:
+            raise DataError(f"{where} has the {name} {said[name]!r}", nearest(str(said[name]), known))
+    per = {name: per_channel(name, said) for name in ("mean", "std")}
+    return Preprocessing.from_json({**said, "input_size": tuple(size), **per})
 
 
 def per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from kswapctl.errors import UnsafeInputError, UsageError, nearest
@@ -111,7 +112,7 @@ def configure(architecture: str, arguments: Mapping[str, Any], classes: int) -> 
         config = getattr(transformers, family.config)(
             **values, id2label=names, label2id={name: index for index, name in names.items()}
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
         raise UsageError(f"transformers cannot build {kind} with {dict(arguments)}: {error}") from error
     config.tie_word_embeddings = False  # else PEFT asks a detector for its word embeddings
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, first_line, nearest
@@ -71,8 +72,8 @@ def load(
 
 def _config(source: str) -> Any:
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise NotFoundError(
             f"{source} has no configuration that transformers reads ({first_line(error)})",
             "give a folder with config.json and model.safetensors, or the name of a repository",
@@ -110,7 +111,9 @@ def _preprocessing(source: str, config: Any, stated: dict[str, Any], preprocessi
         said |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     height, width = _sides(said.get("size") or getattr(config, "image_size", None) or SIDE, source)
     height, width = stated.get("height", height), stated.get("width", width)
-    size = (3, int(height), int(width))
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        raise UsageError(f"an input of {height} x {width} is none", "--model-arg height=480 --model-arg width=640")
+    size = (3, height, width)
     config = {"input_size": size} | {k: preprocessing.get(k) or said[f"image_{k}"] for k in ("mean", "std")}
     return Preprocessing(
         input_size=size,

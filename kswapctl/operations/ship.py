@@ -42,7 +42,9 @@ class Export:
 
 def merge(registry: Registry, version: Version, output: Path, overwrite: bool, command: str) -> Path:
     """Write the composed weights as a safetensors file that timm loads; its metadata lets ``add`` read it again."""
-    _outside(registry, output)
+    outside(registry, output)
+    if output.suffix.lower() != ".safetensors":
+        raise UsageError(f"{output.name} would not say what it is", f"name it {output.stem}.safetensors")
     check_free(output, overwrite)
     composed = load_version(registry, version)
     require_space(output.absolute().parent, _bytes_of(composed))
@@ -56,7 +58,7 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
 
 def export(registry: Registry, version: Version, request: Export, command: str, progress: Progress) -> Parity:
     """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
-    _outside(registry, request.output)
+    outside(registry, request.output)
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
     if _bytes_of(composed) > LARGE:
@@ -93,6 +95,7 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
 
 def unpack(registry: Registry, version: Version, folder: Path, overwrite: bool) -> Path:
     """Write the version's own adapter as a folder that plain PEFT loads."""
+    outside(registry, folder)
     if not version.number:
         raise UsageError(f"{version.ref} is the base: it has no adapter", "name a version: kswapctl list")
     adapter = load_adapters(registry, version)[-1]
@@ -139,6 +142,7 @@ def _bytes_of(composed: Composed) -> int:
     return 2**20 + sum(tensor.nbytes for tensor in composed.weights.values())
 
 
-def _outside(registry: Registry, output: Path) -> None:
-    if registry.folder.resolve() in output.resolve().parents:
+def outside(registry: Registry, output: Path) -> None:
+    """Refuse to write into the registry."""
+    if registry.folder.resolve() in (output.resolve(), *output.resolve().parents):
         raise UsageError(f"{output} is inside the registry", "choose another place")
