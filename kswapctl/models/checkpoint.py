@@ -204,7 +204,7 @@ def _stated_arguments(source: str) -> dict[str, Any]:
 
 
 def _rebuilt(model: nn.Module, spec: ModelSpec, weights: Weights) -> ModelSpec:
-    """``spec``, if need be with the network's size as an argument, so that what it builds computes the same to the bit."""
+    """``spec``, if need be with the network's size as an argument: what it builds computes the same to the bit."""
     images = torch.rand(1, *spec.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or spec.preprocessing.input_size[1:]
     sized = replace(spec, arguments={**spec.arguments, "img_size": list(size)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kswap_registry import Registry, Version
+from kswap_registry import CorruptBlob, MissingBlob, PurgedBlob, Registry, Version
 
 from kswapctl.audit.verdict import ReferenceKind, Tier
 from kswapctl.data.images import Images
@@ -17,7 +18,8 @@ from kswapctl.data.splits import by_class, take, test_part, training_part
 from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
 from kswapctl.models.checkpoint import Description, load
 from kswapctl.models.weights import Weights
-from kswapctl.operations.versions import Composed, load_version
+from kswapctl.operations.residue import knew_before_merging
+from kswapctl.operations.versions import Composed, knowledge_of, load_version
 from kswapctl.progress import Progress
 from kswapctl.spec import ModelSpec
 from kswapctl.tasks import TASKS
@@ -93,18 +95,9 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
     for name in targets:
         if name not in composed.knowledge.classes:
             raise NotFoundError(f"{version.ref} has no class {name!r}", nearest(name, composed.knowledge.classes))
-    depth = min((composed.knowledge.forgotten.get(c, 0) for c in targets), default=0)
-    stack = registry.stack(version)
-    original = composed if not depth else load_version(registry, _at(registry, version, depth - 1))
-    for name in targets:
-        if name not in original.knowledge.known:
-            raise UsageError(
-                f"{original.version.ref} does not know {name!r}: the classes were forgotten at different times",
-                "audit them one after the other: --classes",
-            )
+    original, operation = _original(registry, version, composed, targets)
     retained = tuple(c for c in composed.knowledge.known if c in original.knowledge.known and c not in targets)
     reference, kind = _reference(registry, version, original, targets, request)
-    operation = stack[depth - 1] if depth else None
     return Subject(
         audited=_known(composed),
         original=_known(original),
@@ -114,6 +107,28 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         retained=retained,
         blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
         seen=_seen(operation, original) if operation else (),
+    )
+
+
+def _original(
+    registry: Registry, version: Version, composed: Composed, targets: Sequence[str]
+) -> tuple[Composed, Version | None]:
+    """The last version below ``version``, or itself, that knew all ``targets``, and the operation above it, if any.
+
+    Of a base that another model was merged to, that is a version of the other model, as long as its files are here.
+    """
+    merged = knew_before_merging(registry, version, targets)
+    if merged:
+        with contextlib.suppress(MissingBlob, PurgedBlob, CorruptBlob):
+            return load_version(registry, registry.resolve(merged)), None
+    line = [registry.resolve(f"{version.model}@base"), *registry.stack(version)]
+    model = registry.model(version.model)
+    for below, above in zip(reversed(line), (None, *reversed(line[1:])), strict=True):
+        if set(targets) <= set(knowledge_of(model, below).known):
+            return (load_version(registry, below) if above else composed), above
+    raise UsageError(
+        f"no version below {version.ref} knows all of {', '.join(targets)}: they were forgotten at different times",
+        "audit them one after the other: --classes",
     )
 
 
