@@ -1,7 +1,7 @@
 """How rare new pixels should be taken to be: the overlap of learned classes, over the pixels of several places at once.
 
 Each place has a swap of its own, in a registry that ``swap_dense.py --registry`` kept. The scores of what was learned
-are lowered by more and more: training with a larger ``RARITY``, or a smaller ``learn.handicap``, comes to
+are lowered by more and more: training with a larger ``Segmentation.rarity``, or a smaller ``learn.handicap``, comes to
 the same. Pixels of all places are counted together, as a test part of several places is. Run::
 
     python benchmarks/rarity.py --learn car,bicyclist late-swap=late/validation drive-swap=drive/validation

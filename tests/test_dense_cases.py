@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,15 +18,12 @@ from kswapctl.data.marks import Box, Boxes, Mask
 from kswapctl.data.sources import Sample, open_source
 from kswapctl.data.splits import all_tested
 from kswapctl.errors import DataError, UnsafeInputError
-from kswapctl.methods.gs_lora import Learn
 from kswapctl.models.families import configure
 from kswapctl.models.transformer import _sides
-from kswapctl.operations.bench import Bench
 from kswapctl.operations.pools import drawing_order
 from kswapctl.operations.surgery import _showing
 from kswapctl.spec import Knowledge
 from kswapctl.tasks import TASKS
-from kswapctl.tasks.segmentation import RARITY
 
 FEWEST = ("--set", "steps=2", "--set", "cycles=1", "--set", "retain_views=1", "--set", "change_views=1")
 
@@ -106,19 +102,6 @@ def test_an_image_of_a_learned_class_is_drawn_as_often_whatever_its_name() -> No
         assert order.tolist() == [0, 0, 0, 1]
         twice = drawing_order(images, Knowledge(("apple", "new"), {"new": 1}), 3, copies=2)
         assert twice.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_pixels_of_what_few_images_show_are_lowered_less(task: str) -> None:
-    """Of four images to learn from, all show the first new class and one the second: ln 4 between them."""
-    samples = tuple(Sample(name, "one", "train") for name in "abcd")
-    marks = tuple(Mask(np.array([[0, 1 if i else 2]], np.uint8), ("one", "one", "two")) for i in range(4))
-    images = Images(torch.empty(4, 3, 4, 4, dtype=torch.uint8), samples, ("",) * 4, (), marks)
-    known = SimpleNamespace(knowledge=Knowledge(("apple",)))
-    bench = SimpleNamespace(images={"train": images}, rows=("apple", "one", "two"), composed=known, task=TASKS[task])
-    rarity = Bench.rarity.fget(bench)  # type: ignore[attr-defined]
-    assert rarity.tolist() == pytest.approx([RARITY, RARITY - math.log(4)] if task == "segmentation" else [0.0, 0.0])
-    assert (Learn(handicap=1.6).first_bias(rarity) + rarity).tolist() == pytest.approx([1.6, 1.6])
 
 
 @pytest.mark.parametrize(

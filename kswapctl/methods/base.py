@@ -75,8 +75,6 @@ class Context:
     """Columns of the features by depth: those that the method watches, and the classifier's input."""
     gone: Tensor = field(default_factory=lambda: torch.empty(0))
     """(C,) rows of the classifier whose classes are forgotten; none while learning."""
-    rarity: Tensor = field(default_factory=lambda: torch.zeros(1))
-    """(C,) logits by which items of C new classes are less likely in use than training shows them."""
     step: int = 1
     """The step being taken, from 1."""
     length: int = 1
@@ -186,9 +184,9 @@ class Method:
         """Variants of each image of ``role``."""
         return self.retain_views if role == "retain" else self.change_views or VIEWS[role]
 
-    def first_bias(self, rarity: Tensor) -> Tensor:
-        """(C,) logits that are added to the bias of C new classes before the first step; ``rarity`` as the task's."""
-        return torch.zeros_like(rarity)
+    def first_bias(self, task: Task) -> float:
+        """What is added to the bias that a new class of ``task`` is given before the first step, in logits."""
+        return 0.0
 
     def watched(self) -> tuple[str, ...]:
         """Depths of the network (names in ``models.depths.SHARES``) whose pooled features the method wants as well."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from kswapctl.methods.base import Context, Method, Seen
 from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill
 from kswapctl.spec import Role
+from kswapctl.tasks import Task
 
 PAPER = {
     "blocks": "all",
@@ -80,15 +81,15 @@ class Learn(Method):
     handicap: float = 1.6
     """Logits that new classes must do without while training, and have in use (Menon et al., ICLR 2021)."""
 
-    def first_bias(self, rarity: Tensor) -> Tensor:
+    def first_bias(self, task: Task) -> float:
         """The handicap: without it a new class would begin that much too low."""
-        return self.handicap - rarity
+        return self.handicap - task.rarity
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Retain and learn cross-entropy, and distillation."""
         retain, learn = seen["retain"], seen["learn"]
         shift = torch.zeros_like(retain.outputs[0])
-        shift[context.known :] = self.first_bias(context.rarity)
+        shift[context.known :] = self.first_bias(context.task)
         retained = retain.outputs - shift
         return {
             "retain": context.task.losses(retained, retain.targets).mean(),

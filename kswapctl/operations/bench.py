@@ -43,14 +43,6 @@ class Bench:
         """Steps of one cycle."""
         return self.method.steps_of(len(self.images["retain"]), self.task)
 
-    @property
-    def rarity(self) -> torch.Tensor:
-        """(C,) what the task says of the C classes that get a new row, by the images to learn them from."""
-        shown = self.images["train"].shown()
-        new = self.rows[len(self.composed.knowledge.classes) :]
-        images = torch.tensor([sum(name in names for names in shown) for name in new])
-        return self.task.rarity(images.clamp_min(1) / max(1, len(shown)))
-
     def context(self, subject: Subject, pools: Mapping[Role, Pool]) -> Context:
         """What the method is told; columns of the outputs are rows of the classifier, after the task's spare ones."""
         changed, kept = (
@@ -69,7 +61,6 @@ class Bench:
             layers=subject.layers,
             forward=item_forward(subject.forward, pools, self.task),
             widths=subject.widths,
-            rarity=self.rarity.to(subject.device),
         )
 
     def targets(self, part: str) -> torch.Tensor:

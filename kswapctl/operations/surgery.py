@@ -183,7 +183,7 @@ def _first_rows(bench: Bench, subject: Subject, pools: Mapping[str, Pool]) -> tu
             for name, part in (("change", "train"), ("retain", "retain"))
         )
         rows = imprint(learn, retain.among(known), subject.head, new)
-    return rows[0], rows[1] + bench.method.first_bias(bench.rarity.to(rows[1].device))
+    return rows[0], rows[1] + bench.method.first_bias(bench.task)
 
 
 def _labelled(pool: Pool, count: int, task: Task, width: int) -> Labelled:

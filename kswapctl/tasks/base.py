@@ -84,6 +84,8 @@ class Task(Protocol):
     """Images in a step for each that a method asks for: fewer where an image has many items."""
     pace: int
     """Steps for each that a method asks for: more where a step sees few images."""
+    rarity: float
+    """By how many logits an item of a new class is less likely in use than among the items that training shows."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) losses of items in nats, small where the model knows the targets."""
@@ -95,13 +97,6 @@ class Task(Protocol):
 
     def chance(self, classes: int) -> float:
         """The loss of a model that knows nothing of an item, in nats: the unit in which bounds are given."""
-        ...
-
-    def rarity(self, shares: Tensor) -> Tensor:
-        """(C,) logits by which items of C new classes are less likely in use than among those that training shows.
-
-        ``shares`` of the images to learn from show each class.
-        """
         ...
 
     def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:

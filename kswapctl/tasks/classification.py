@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +23,7 @@ class Classification:
     spare = 0
     answered = "(N, K) logits"
     share = 1.0
+    rarity = 0.0
     pace = 1
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -37,10 +37,6 @@ class Classification:
     def chance(self, classes: int) -> float:
         """Ln K, the cross-entropy of a uniform guess, in nats."""
         return math.log(classes)
-
-    def rarity(self, shares: Tensor) -> Tensor:
-        """None."""
-        return torch.zeros_like(shares)
 
     def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
         """The targets themselves."""

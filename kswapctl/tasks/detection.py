@@ -50,6 +50,7 @@ class Detection:
     spare = 1
     answered = "(N, L, Q, 4 + 1 + K) of L layers, the last deciding: centre and size in [0, 1], no object, K classes"
     share = 0.125
+    rarity = 0.0
     pace = 4
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -65,10 +66,6 @@ class Detection:
     def chance(self, classes: int) -> float:
         """The loss of an untrained head, -ln 0.01, in nats: no object is what it answers, whatever K is."""
         return -math.log(PRIOR)
-
-    def rarity(self, shares: Tensor) -> Tensor:
-        """None."""
-        return torch.zeros_like(shares)
 
     def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
         """(B, M, 5) without crowds."""

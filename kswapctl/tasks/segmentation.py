@@ -19,8 +19,6 @@ from kswapctl.tasks.shown import Shown
 
 PIXELS = 256
 """Pixels of an image that training looks at in each of its views."""
-RARITY = 2.5
-"""By how many logits pixels of a new class are rarer in use than training shows them, if it is on every image."""
 VOID = -1
 """Target of a pixel that counts for nothing."""
 
@@ -35,6 +33,7 @@ class Segmentation:
     spare = 0
     answered = "(N, h, w, K) scores of the pixels of a smaller image"
     share = 0.125
+    rarity = 2.5
     pace = 4
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -48,14 +47,6 @@ class Segmentation:
     def chance(self, classes: int) -> float:
         """Ln K, the cross-entropy of a uniform guess, in nats."""
         return math.log(classes)
-
-    def rarity(self, shares: Tensor) -> Tensor:
-        """As many more as the class is on more images: else what few images show would not be answered beside the rest.
-
-        Pixels are drawn image by image, so a class is drawn as often as it is shown, and IoU counts classes alike
-        (Menon et al., Long-tail learning via logit adjustment, ICLR 2021).
-        """
-        return RARITY + shares.log()
 
     def truth(self, targets: Tensor, outputs: Tensor) -> Tensor:
         """(N, PIXELS, 2) of (N, H, W) targets: the row of a pixel and its place in the (h, w) answer; row -1 for none.
