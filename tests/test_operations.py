@@ -125,6 +125,14 @@ def test_what_was_done_before_a_failure_is_told(run_fresh, digits: Path, monkeyp
     assert "done before that, and kept: digits@1" in ran.err
 
 
+def test_looking_for_blocks_leaves_the_network_as_it_was(run_fresh) -> None:
+    """Retraining begins by drawing weights anew, also where it is only asked for its gradient."""
+    line = ("forget", "digits", "--classes", "two", "--method", "retrain", "--blocks", "auto")
+    settings = [part for text in ("steps=2", "retain_views=1", "change_views=1") for part in ("--set", text)]
+    assert run_fresh(*line, *settings, "--quiet").code == 0
+    assert run_fresh("show", "digits@1", "--json").json["metrics"]["retain before"] > 0.8
+
+
 def test_where_images_of_what_stays_are_is_remembered(run_fresh, digits: Path, tmp_path: Path) -> None:
     from kswapctl.demo.digits import CHECKPOINT
 

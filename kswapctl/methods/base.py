@@ -20,7 +20,7 @@ from kswapctl.tasks import Task
 VIEWS: dict[Role, int] = {"learn": 16, "forget": 4}
 """Variants of each image that changes: what is learned must be known again elsewhere, of whatever few images."""
 
-COUNT, SHARE, AMOUNT = (1, math.inf), (0, 1), (0, math.inf)
+COUNT, SHARE, AMOUNT, POSITIVE = (1, math.inf), (0, 1), (0, math.inf), (1e-3, math.inf)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("rank", "steps", "cycles", "check_every", "retain_batch", "change_batch"), COUNT),
     **dict.fromkeys(("retain_views", "learned_weight"), COUNT),
@@ -103,6 +103,10 @@ class Method:
     """Whether it changes every linear layer inside the chosen blocks, not only the feed-forward ones."""
     forms: ClassVar[tuple[str, ...]] = ("adapter", "whole")
     """What can be trained: see ``form``."""
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """The least and the most of hyper-parameters of its own."""
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The words that a hyper-parameter of its own may be."""
 
     rank: int = 8
     """Rank of the adapters."""
@@ -150,13 +154,14 @@ class Method:
 
     def __post_init__(self) -> None:
         """Values are in their ranges."""
-        for name, (least, most) in RANGES.items():
+        for name, (least, most) in {**RANGES, **self.ranges}.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
                 raise UsageError(f"{name} must be {bounds}, not {value:g}")
-        if self.form not in self.forms:
-            raise UsageError(f"no form {self.form!r} in this method", f"form is {' or '.join(self.forms)}")
+        for name, known in {"form": self.forms, **self.choices}.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"no {name} {getattr(self, name)!r} in this method", f"{name} is {' or '.join(known)}")
 
     @classmethod
     def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:

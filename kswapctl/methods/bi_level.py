@@ -8,11 +8,12 @@ joint direction a step instead of the paper's nested loops.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import POSITIVE, Context, Method, Seen
 from kswapctl.methods.terms import bounded, distill, without_conflict
 from kswapctl.spec import Role
 
@@ -23,6 +24,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "BLUR: A Bi-Level Optimization Approach for LLM Unlearning, 2025"
+    ranges: ClassVar = {"temperature": POSITIVE}
 
     bound: float = 1.5
     """Forget loss, in ln K, above which an image counts as forgotten."""

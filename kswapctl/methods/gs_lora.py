@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import POSITIVE, Context, Method, Seen
 from kswapctl.methods.terms import any_of, bounded, bounded_mean, distill
 from kswapctl.spec import Role
 from kswapctl.tasks import Task
@@ -43,6 +43,7 @@ class Learn(Method):
 
     kind = "learn"
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
+    ranges: ClassVar = {"temperature": POSITIVE}
     presets: ClassVar = {
         "default": {},
         "fast": {
@@ -104,6 +105,8 @@ class Forget(Method):
 
     kind = "forget"
     source = "Zhao et al., Continual Forgetting for Pre-trained Vision Models, CVPR 2024"
+    choices: ClassVar = {"bound_unit": ("ln K", "nats")}
+    ranges: ClassVar = {"temperature": POSITIVE}
     presets: ClassVar = {
         "default": {},
         "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2, "sparsity": 0.1},

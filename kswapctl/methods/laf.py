@@ -8,11 +8,11 @@ both terms are taken in one step. ``repair`` above zero adds labels of the retai
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import POSITIVE, Context, Method, Seen
 from kswapctl.methods.terms import bounded, contrast
 from kswapctl.methods.vae import FeatureAutoencoder
 from kswapctl.spec import Role
@@ -24,6 +24,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Shen et al., Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models, ICLR 2024"
+    ranges: ClassVar = {"temperature": POSITIVE}
 
     push: float = 1.0
     """Weight of the push off the forgotten features' autoencoder."""

@@ -8,10 +8,11 @@ both sets. Features before the classifier are compared, not attention maps of a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import POSITIVE, Context, Method, Seen
 from kswapctl.methods.plain import random_labels
 from kswapctl.methods.terms import distill, turned
 from kswapctl.spec import Role
@@ -23,6 +24,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Ye et al., Learning with Recoverable Forgetting, ECCV 2022"
+    ranges: ClassVar = {"temperature": POSITIVE}
 
     apart: float = 1.0
     """Weight of the cosine between the forgotten images' features now and before."""

@@ -7,10 +7,11 @@ To forget, the answers over the classes that stay are kept. ``replay=0`` is the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Seen
+from kswapctl.methods.base import POSITIVE, Context, Seen
 from kswapctl.methods.plain import Plain
 from kswapctl.methods.terms import distill
 from kswapctl.spec import Role
@@ -21,6 +22,7 @@ class Distilled(Plain):
     """Plain training with the old answers distilled on the images that change."""
 
     source = "Li & Hoiem, Learning without Forgetting, TPAMI 2018"
+    ranges: ClassVar = {"temperature": POSITIVE}
 
     distillation: float = 1.0
     """Weight of the distillation on the images to learn or forget."""

@@ -6,10 +6,11 @@ with a small ``beta`` or many steps the retained classes go too.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import SHARE, Context, Method, Seen
 from kswapctl.spec import Role
 
 
@@ -19,6 +20,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023 (its NegGrad+ baseline)"
+    ranges: ClassVar = {"beta": SHARE}
 
     beta: float = 0.8
     """Weight of the retained, in [0, 1]; the forgotten have the rest, negated."""

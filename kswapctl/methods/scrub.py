@@ -7,11 +7,12 @@ al. 2024 compare with, also holds the weights near their own running mean.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import POSITIVE, Context, Method, Seen
 from kswapctl.methods.terms import distill
 from kswapctl.spec import Role
 
@@ -22,6 +23,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS 2023"
+    ranges: ClassVar = {"temperature": POSITIVE}
 
     away_share: float = 0.5
     """Share of a cycle's steps that also move away; the rest only repair."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method
+from kswapctl.methods.base import AMOUNT, Context, Method
 from kswapctl.methods.importance import log_loss, squared_gradients
 from kswapctl.spec import Role
 
@@ -24,6 +24,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024"
+    ranges: ClassVar = {"strength": AMOUNT}
 
     blocks: str = "all"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""

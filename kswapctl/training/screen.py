@@ -35,6 +35,9 @@ def screen(subject: Subject, method: Method, context: Context, pools: Pools, pla
             norms[name] += torch.stack(gradients).norm().item() if gradients else 0.0
             for parameter in parameters:
                 parameter.grad = None
+    with torch.no_grad():
+        for layer in subject.layers.values():
+            layer.weight.copy_(layer.before)  # a method may have begun by changing it
     plan.team.wait()
     return norms
 
