@@ -76,6 +76,19 @@ def test_the_residue_of_the_replacement_says_purged(merged_home: Path, tmp_path:
         assert find_remains(registry, knew, ("three",)).level == "PURGED"
 
 
+def test_another_model_of_the_same_base_is_what_still_knows(merged: Run, tmp_path: Path) -> None:
+    from kswap_registry import Registry
+
+    from kswapctl.demo.digits import CHECKPOINT
+    from kswapctl.operations.residue import find_remains
+
+    assert merged("add", "twin", CHECKPOINT).code == 0
+    assert merged("purge", "digits", "--confirm", "digits").code == 0
+    with Registry.open(tmp_path / "registry") as registry:
+        left = find_remains(registry, "digits@1", ("three",))
+    assert (left.level, {what.partition(":")[0] for what in left.held}) == ("SUPPRESSED", {"digits@base", "twin@base"})
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

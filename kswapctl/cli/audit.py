@@ -64,7 +64,7 @@ def audit(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Attack a version and say how much of the forgotten can be had back. Exit code 0, 20 (it can), 21 (cannot tell).
+    """Attack a version and say how much of the forgotten can be had back. Exit code 0, 20 (failed), 21 (cannot tell).
 
     Example: `kswapctl audit signs --reference retrained.safetensors -o audit`
     """

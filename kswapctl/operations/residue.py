@@ -36,12 +36,24 @@ def find_remains(registry: Registry, original: str, classes: Collection[str]) ->
     holders = {v.number: v for v in (*stack, *knowing(registry, knew.model, classes))}
     held = tuple(
         f"{version.ref}: {name}"
-        for _, version in sorted(holders.items())
+        for version in (*(version for _, version in sorted(holders.items())), *_twins(registry, holders.values()))
         for name, digest in version.files.items()
         if _stored(registry, digest)
     )
     shipped = tuple(dict.fromkeys(what for what, _ in shipped_from(registry, knew.model, holders)))
     return Remains("SUPPRESSED" if held else "MERGED" if shipped else "PURGED", held, shipped)
+
+
+def _twins(registry: Registry, holders: Collection[Version]) -> list[Version]:
+    """The versions of other models that compute what one of ``holders`` does, with all that they stand on."""
+    weights, names = {v.weights for v in holders}, {v.model for v in holders}
+    found: dict[str, Version] = {}
+    for model in registry.models():
+        for version in registry.versions(model.name) if model.name not in names else ():
+            if version.weights in weights:
+                line = (registry.resolve(f"{model.name}@base"), *registry.stack(version))
+                found |= {v.ref: v for v in line}
+    return list(found.values())
 
 
 def knew_before_merging(registry: Registry, version: Version, classes: Collection[str]) -> str:
