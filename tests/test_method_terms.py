@@ -176,6 +176,14 @@ def test_the_sensitivity_is_that_of_the_outputs_squared_length():
     assert absolute_gradients(context, pool, squared_length, 9)["w"].item() == pytest.approx(36.0)
 
 
+def test_importance_is_that_for_the_classes_known_before():
+    """A new column w x beside the known (w x, 0): it has a gradient, but no importance to what was known."""
+    context, pool = one_weight([3.0], weight=2.0)
+    before = context.forward
+    context.forward = lambda images: (images, torch.cat([before(images)[1], before(images)[1][:, :1]], dim=1))
+    assert absolute_gradients(context, pool, squared_length, 9)["w"].item() == pytest.approx(36.0)
+
+
 def test_normalised_importances_have_the_mean_one():
     found = normalised({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([8.0])})
     assert found["a"].tolist() == [0.25, 0.75]

@@ -184,6 +184,13 @@ def test_a_heavy_penalty_empties_blocks_and_drops_them(run_fresh) -> None:
     assert 0 < len(changed) < len(blocks)
 
 
+def test_what_watches_blocks_keeps_them_though_the_penalty_empties_them(run_fresh) -> None:
+    values = ("sparsity=0.9", "steps=24", "cycles=1", "check_every=6", "retain_views=1", "change_views=1")
+    settings = [part for value in values for part in ("--set", value)]
+    ran = run_fresh("forget", "digits", "--classes", "two", "--method", "erase", *settings)
+    assert ran.code == 0, ran.err
+
+
 def test_shares_of_a_batch_are_consecutive_and_leave_nothing_out() -> None:
     for count in (2, 7, 64):
         parts = [Team(rank, 3).share(count) for rank in range(3)]

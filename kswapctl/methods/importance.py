@@ -1,7 +1,7 @@
 """How much each weight matters for a set of images: gradients image by image, never of a batch's mean.
 
 The public code of several papers squares the gradient of a batch, in which the images' gradients cancel; the Fisher
-information is the mean of the squares.
+information is the mean of the squares. Only the classes known before the operation count.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def _mean_over_images(
             weight.requires_grad_(True)
         for index in chosen:
             _, outputs = context.forward(pool.prepare(pool.activations[0, index : index + 1]).float())
-            gradients = torch.autograd.grad(score(outputs[0], pool.targets[index]), list(weights.values()))
+            gradients = torch.autograd.grad(score(outputs[0, : context.known], pool.targets[index]), list(weights.values()))
             for name, gradient in zip(weights, gradients, strict=True):
                 total[name] += size(gradient) / len(chosen)
     finally:

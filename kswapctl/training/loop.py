@@ -211,9 +211,12 @@ def _rows(pools: Pools, picks: Picks, mine: slice) -> Tensor:
 
 
 def _lift(subject: Subject, pools: Sequence[Pool]) -> None:
-    """Drop the first adapted blocks that the penalty has emptied, and move the cut and all pools above them."""
+    """Drop the first adapted blocks that the penalty has emptied, and move the cut and all pools above them.
+
+    Not where a method watches blocks: it wants the features of all of them.
+    """
     empty = 0
-    while not subject.shape.whole and empty < len(subject.blocks) - 1:
+    while not subject.shape.whole and not subject.watched and empty < len(subject.blocks) - 1:
         if any(subject.layers[layer].b.any() for layer in subject.blocks[empty].layers):
             break
         empty += 1
