@@ -62,7 +62,8 @@ def _mean_over_images(
             weight.requires_grad_(True)
         for index in chosen:
             _, outputs = context.forward(pool.prepare(pool.activations[0, index : index + 1]).float())
-            gradients = torch.autograd.grad(score(outputs[0, : context.known], pool.targets[index]), list(weights.values()))
+            value = score(outputs[0, : context.known], pool.targets[index])
+            gradients = torch.autograd.grad(value, list(weights.values()))
             for name, gradient in zip(weights, gradients, strict=True):
                 total[name] += size(gradient) / len(chosen)
     finally:
