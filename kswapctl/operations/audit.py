@@ -32,7 +32,7 @@ from kswapctl.operations.audit_material import (
 )
 from kswapctl.operations.audit_networks import check_file, look_further
 from kswapctl.operations.home import environment
-from kswapctl.operations.residue import Remains, find_remains, knew_before_merging
+from kswapctl.operations.residue import Remains, find_remains
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, one_core_each, pick_device
@@ -72,8 +72,7 @@ def audit_version(registry: Registry, version: Version, request: Request, comman
         found, curves = conduct(models, (*subject.retained, *subject.targets), plan, extra)
     fewest = min(sum(s.label == c for s in images["forget test"].samples) for c in subject.targets)
     verdict = judge(found, fewest, AUDIT_V1)
-    knew = knew_before_merging(registry, version, subject.targets) or subject.original.name
-    remains = find_remains(registry, knew, subject.targets)
+    remains = find_remains(registry, subject.knew, subject.targets)
     commitments = {
         part: {"images": len(i), "commitment": registry.commitment(i.fingerprint().encode())}
         for part, i in images.items()

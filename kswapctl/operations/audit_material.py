@@ -79,6 +79,8 @@ class Subject:
     """Which blocks forgetting adapted."""
     seen: tuple[str, ...]
     """The sources that forgetting drew on, of what goes and of what stays; none if nothing was forgotten."""
+    knew: str
+    """The version that knew the classes; the original, unless its files were purged."""
 
 
 def choose_subject(registry: Registry, version: Version, request: Request) -> Subject:
@@ -95,7 +97,8 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
     for name in targets:
         if name not in composed.knowledge.classes:
             raise NotFoundError(f"{version.ref} has no class {name!r}", nearest(name, composed.knowledge.classes))
-    original, operation = _original(registry, version, composed, targets)
+    merged = knew_before_merging(registry, version, targets)
+    original, operation = _original(registry, composed, targets, merged)
     retained = tuple(c for c in composed.knowledge.known if c in original.knowledge.known and c not in targets)
     reference, kind = _reference(registry, version, original, targets, request)
     return Subject(
@@ -107,17 +110,18 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
         retained=retained,
         blocks=_adapted(operation.spec.get("blocks", "")) if operation else "all",
         seen=_seen(operation, original) if operation else (),
+        knew=merged or original.version.ref,
     )
 
 
 def _original(
-    registry: Registry, version: Version, composed: Composed, targets: Sequence[str]
+    registry: Registry, composed: Composed, targets: Sequence[str], merged: str
 ) -> tuple[Composed, Version | None]:
-    """The last version below ``version``, or itself, that knew all ``targets``, and the operation above it, if any.
+    """The last version below ``composed``, or itself, that knew all ``targets``, and the operation above it, if any.
 
-    Of a base that another model was merged to, that is a version of the other model, as long as its files are here.
+    Of a base that another model was merged to, that is its version ``merged``, as long as the files are here.
     """
-    merged = knew_before_merging(registry, version, targets)
+    version = composed.version
     if merged:
         with contextlib.suppress(MissingBlob, PurgedBlob, CorruptBlob):
             return load_version(registry, registry.resolve(merged)), None
