@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,9 +117,8 @@ def decode(
     stacked = torch.stack(pixels) if pixels else torch.empty(0, *preprocessing.input_size, dtype=torch.uint8)
     size = preprocessing.input_size[1:]
     marks = tuple(source.mark(sample.key, size) for sample in kept) if source.mark else ()
-    images = Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
-    _check_classes(samples, {s.label for s in kept}.union(*images.shown()))
-    return images
+    _check_classes(samples, {s.label for s in kept}.union(*(mark.names() for mark in marks)))
+    return Images(stacked, tuple(kept), tuple(digests), tuple(e.message for e in bad), marks)
 
 
 @contextmanager
@@ -219,9 +218,9 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-def _check_classes(wanted: Sequence[Sample], shown: Collection[str]) -> None:
+def _check_classes(wanted: Sequence[Sample], shown: set[str]) -> None:
     """A class that is on no image left would be learned, kept or measured by none at all."""
-    gone = {s.label for s in wanted if s.label} - set(shown)
+    gone = {s.label for s in wanted if s.label} - shown
     if gone:
         name = min(gone)
         count = sum(s.label == name for s in wanted)

@@ -164,9 +164,9 @@ def _images(folder: Path) -> list[Path]:
     files = [
         Path(place, name)
         for place, _, names in sorted(os.walk(folder))
+        if f"{os.sep}." not in place.removeprefix(str(folder))  # tools keep copies there
         for name in sorted(names)
-        if os.path.splitext(name)[1].lower() in IMAGES
-        and not any(part.startswith(".") for part in Path(place, name).relative_to(folder).parts)  # copies of tools
+        if os.path.splitext(name)[1].lower() in IMAGES and not name.startswith(".")
     ]
     if not files:
         raise DataError(f"class folder {folder} holds no image", "remove the folder, or put images in it")
