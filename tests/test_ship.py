@@ -187,6 +187,10 @@ def test_weights_that_are_too_large_for_one_file_lie_beside_it(
     ran = run(*line, moved / "d.onnx")
     assert (ran.code, "d.onnx.data exists" in ran.err) == (2, True)
     assert {file.name for file in moved.iterdir()} == {"d.onnx.data"}
+    monkeypatch.undo()
+    shown = run(*line, moved / "d.onnx", "--overwrite", "--json").json
+    assert {file.name for file in moved.iterdir()} == {"d.onnx"}
+    assert shown["bytes"] == (moved / "d.onnx").stat().st_size
 
 
 @pytest.mark.parametrize("fault", ["weights", "preprocessing", "nan"])

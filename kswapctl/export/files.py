@@ -19,9 +19,12 @@ def written_whole(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     check_free(target, overwrite)
     try:
-        with TemporaryDirectory(".part", f".{target.name}.", target.absolute().parent, True) as folder:
-            yield Path(folder) / target.name
-            _move(Path(folder), target, overwrite)
+        folder = TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent, ignore_cleanup_errors=True
+        )
+        with folder as place:
+            yield Path(place) / target.name
+            _move(Path(place), target, overwrite)
     except OSError as error:
         raise DiskError(
             f"cannot write {target}: {error.strerror or error}", "free some space, or choose another place"

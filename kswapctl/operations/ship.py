@@ -81,7 +81,10 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
         expected = predict(network, images, composed.spec.preprocessing)
         parity = check_parity(expected, run_onnx(temporary, images, composed.spec), request.precision, task)
         progress.advance()
+        apart = beside(temporary).exists()
         point("export.after_check")
+    if request.overwrite and not apart:
+        beside(request.output).unlink(missing_ok=True)  # the weights of a larger one that stood there
     point("export.after_rename")
     payload = {
         "file": request.output.name,
