@@ -91,6 +91,8 @@ def receive(registry: Registry, delivery: Delivery, command: str, progress: Prog
         base = _check_base(registry, manifest, target, files)
         _check_weights(registry, manifest, target, files, base)
         point("import.after_check")
+        for ref in _restore(registry, manifest, target, files, command):
+            progress.note(f"put back the files of {ref}, which were lost or damaged")
         return _register(registry, delivery, target, files, base, command)
 
 
@@ -199,7 +201,6 @@ def _register(
     manifest = delivery.manifest
     known = [depth for depth, step in enumerate(manifest.steps, start=1) if step.fingerprint in target.known]
     done = max(known, default=0)
-    _restore(registry, manifest, target, files, command)
     if target.model is not None and manifest.top in target.known:
         return Received(_branched(registry, delivery, target.known[manifest.top], command), 0)
     below = manifest.steps[done - 1].fingerprint if done else manifest.parent
@@ -220,10 +221,11 @@ def _register(
         raise UsageError(error.message, "choose another name") from error
 
 
-def _restore(registry: Registry, manifest: Manifest, target: _Target, files: Mapping[str, Path], command: str) -> None:
-    """Put back what is lost or damaged here of versions that are known; a :class:`PurgedBlob` stays away."""
-    if target.model is None:
-        return
+def _restore(
+    registry: Registry, manifest: Manifest, target: _Target, files: Mapping[str, Path], command: str
+) -> list[str]:
+    """Put back what is lost or damaged here of versions that are known, and name them; what was purged stays away."""
+    restored: list[str] = []
     brought = {manifest.base.fingerprint: {BASE_FILE: files[f"base/{BASE_FILE}"]}} if manifest.base.files else {}
     for depth, step in enumerate(manifest.steps, start=1):
         brought[step.fingerprint] = dict(zip(ADAPTER_FILES, _paths(files, depth, step), strict=True))
@@ -237,6 +239,8 @@ def _restore(registry: Registry, manifest: Manifest, target: _Target, files: Map
         except (MissingBlob, CorruptBlob):
             with registry.exclusive(command):
                 registry.store.add_all(paths)
+            restored.append(version.ref)
+    return restored
 
 
 def _branched(registry: Registry, delivery: Delivery, version: Version, command: str) -> Version:
