@@ -128,7 +128,8 @@ def study(
     if table and not results:
         raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
     summary = summarise(chosen, results)
-    every = results_of(whole, given, folder)  # the files hold all that is done, whatever was asked for now
+    # the files hold all that is done, whatever was asked for now
+    every = results if chosen == whole else results_of(whole, given, folder)
     files = write_tables(whole, summarise(whole, every), every, folder) if every else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))
     render.say(f"cells: {len(results)}; {', '.join(map(str, files))}")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from kswap_registry import Registry, RegistryError
+from kswap_registry.durable import hash_file
 
 from kswapctl.data.sources import open_source
 from kswapctl.errors import KswapError, TeamError, UsageError
-from kswapctl.export.files import made_folder
+from kswapctl.export.files import made_folder, written_whole
 from kswapctl.models.checkpoint import Description
 from kswapctl.operations.models import add_model
 from kswapctl.operations.studies.cells import Cell, cells_of, run_cell
@@ -62,10 +63,10 @@ def _check_base(base: Path, folder: Path) -> None:
     if not base.is_file():
         return
     told = folder / f"base-{hashlib.sha256(str(base).encode()).hexdigest()[:8]}.sha256"
-    with base.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hash_file(base.resolve())
     if not told.exists():
-        told.write_text(digest)
+        with written_whole(told, overwrite=True) as file:  # another worker may read it at once
+            file.write_text(digest)
     elif told.read_text() != digest:
         raise UsageError(f"{base} is not the base that the study in {folder} began with", "name another folder: -o")
 
