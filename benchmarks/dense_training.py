@@ -16,7 +16,8 @@ from kswapctl.data.sets import once
 from kswapctl.data.sources import Source, open_source
 from kswapctl.data.splits import test_part, training_part
 from kswapctl.evaluation.predict import answer
-from kswapctl.models.checkpoint import Description, build, load
+from kswapctl.models.building import build
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.runtime import pick_precision, seed_everything
 from kswapctl.spec import Preprocessing
 from kswapctl.tasks import TASKS

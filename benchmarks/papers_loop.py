@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from kswapctl.data.images import decode
 from kswapctl.data.sources import Sample, Source, open_source
 from kswapctl.data.splits import by_class, test_part, training_part
-from kswapctl.models.checkpoint import Description, create, load
+from kswapctl.models.building import create
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.spec import Preprocessing
 
 RATE, DECAY, EPOCHS, BATCH, EVERY = 1e-2, 0.05, 5, 80, 5

@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kswapctl.data.images import normalise
 from kswapctl.evaluation.predict import BATCH, predict
 from kswapctl.models.blocks import find_blocks
-from kswapctl.models.checkpoint import Description, build, load
+from kswapctl.models.building import build
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.models.lora import Adapter, compose
 from kswapctl.models.weights import write
 from kswapctl.operations.change import apply

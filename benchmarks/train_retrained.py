@@ -17,7 +17,8 @@ from kswapctl.data.images import Images, decode, normalise
 from kswapctl.data.sources import open_source
 from kswapctl.data.splits import test_part, training_part
 from kswapctl.data.views import vary
-from kswapctl.models.checkpoint import Description, build, load
+from kswapctl.models.building import build
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.models.weights import write
 from kswapctl.runtime import pick_device, pick_precision, seed_everything
 from kswapctl.spec import ModelSpec

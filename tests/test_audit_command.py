@@ -17,7 +17,7 @@ QUICK = ("--tier", "quick", "--json", "-q")
 def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network of the demo's architecture, which knows no class."""
     from kswapctl.demo.train import SPEC
-    from kswapctl.models.checkpoint import build
+    from kswapctl.models.building import build
     from kswapctl.models.weights import write
     from kswapctl.runtime import seed_everything
 
@@ -139,7 +139,7 @@ def test_a_reference_that_lacks_what_must_stay_is_refused(run, tmp_path: Path) -
     import dataclasses
 
     from kswapctl.demo.train import SPEC
-    from kswapctl.models.checkpoint import build
+    from kswapctl.models.building import build
     from kswapctl.models.weights import write
 
     spec = dataclasses.replace(SPEC, classes=tuple(c for c in SPEC.classes if c not in {"two", "three"}))
@@ -200,7 +200,7 @@ def test_a_reference_of_another_architecture_is_refused(run, tmp_path: Path) -> 
     import dataclasses
 
     from kswapctl.demo.train import SPEC
-    from kswapctl.models.checkpoint import build
+    from kswapctl.models.building import build
     from kswapctl.models.weights import write
 
     spec = dataclasses.replace(SPEC, arguments=SPEC.arguments | {"depth": 2})

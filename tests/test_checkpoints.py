@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import kswapctl
 from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError
-from kswapctl.models.checkpoint import Description, build, create, load
+from kswapctl.models.building import build, create
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.models.weights import fingerprint, read, write
 from kswapctl.spec import ModelSpec, Preprocessing
 

@@ -19,7 +19,8 @@ from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError
 from kswapctl.export.onnx import check_parity
 from kswapctl.methods import METHODS
 from kswapctl.models.blocks import find_blocks, with_all_layers
-from kswapctl.models.checkpoint import Description, build, load
+from kswapctl.models.building import build
+from kswapctl.models.checkpoint import Description, load
 from kswapctl.tasks import TASKS
 from kswapctl.tasks.detection import across_classes, quality
 

@@ -8,7 +8,7 @@ import torch
 from kswapctl.demo.train import SPEC
 from kswapctl.methods.erase import Forget, Part
 from kswapctl.models.blocks import find_blocks
-from kswapctl.models.checkpoint import build
+from kswapctl.models.building import build
 from kswapctl.models.depths import blocks_at, pooled
 from kswapctl.models.lora import Shape
 from kswapctl.runtime import seed_everything

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kswapctl.errors import DataError, UsageError, WrongBaseError
 from kswapctl.models.blocks import Block, choose_blocks, find_blocks
-from kswapctl.models.checkpoint import create
+from kswapctl.models.building import create
 from kswapctl.models.cut import cut
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.lora import Adapter, Layer, Shape, compose, extract, fold, fresh_layers

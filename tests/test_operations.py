@@ -9,7 +9,7 @@ import torch
 from kswap_registry import Registry
 
 from kswapctl.errors import DivergedError
-from kswapctl.models.checkpoint import create
+from kswapctl.models.building import create
 from kswapctl.models.weights import read, write
 from kswapctl.operations.versions import load_version
 

@@ -13,7 +13,7 @@ from kswapctl.data.sources import open_source
 from kswapctl.data.splits import test_part, training_part
 from kswapctl.data.views import vary
 from kswapctl.demo.digits import CHECKPOINT, KNOWN, SIZE, write_folder
-from kswapctl.models.checkpoint import build
+from kswapctl.models.building import build
 from kswapctl.models.weights import write
 from kswapctl.runtime import seed_everything
 from kswapctl.spec import ModelSpec, Preprocessing

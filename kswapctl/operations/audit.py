@@ -19,7 +19,7 @@ from kswapctl.audit.protocol import Curves, Models, Plan, attacks, conduct, curv
 from kswapctl.audit.verdict import AUDIT_V1, Measure, Verdict, judge
 from kswapctl.data.images import Images
 from kswapctl.errors import DataError
-from kswapctl.models.checkpoint import build
+from kswapctl.models.building import build
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.weights import fingerprint
 from kswapctl.operations.audit_material import (

@@ -18,7 +18,7 @@ from kswapctl.data.images import Images
 from kswapctl.errors import NotFoundError, UsageError, WrongBaseError
 from kswapctl.evaluation.predict import predict
 from kswapctl.export.onnx import run_onnx
-from kswapctl.models.checkpoint import build
+from kswapctl.models.building import build
 from kswapctl.operations.audit_material import Known, Request, Subject
 from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device

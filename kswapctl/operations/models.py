@@ -9,7 +9,8 @@ from kswap_registry import Model, Registry, creation
 
 from kswapctl.data.sources import open_source
 from kswapctl.models.blocks import find_blocks
-from kswapctl.models.checkpoint import Checkpoint, Description, build, load
+from kswapctl.models.building import build
+from kswapctl.models.checkpoint import Checkpoint, Description, load
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.weights import fingerprint, write
 from kswapctl.operations.versions import BASE_FILE

@@ -25,6 +25,7 @@ from kswap_registry.writing import Change, Checkpoint
 from kswapctl.errors import IntegrityError, UsageError, WrongBaseError
 from kswapctl.export.manifest import ADAPTER_FILES, BASE_FILE, Listed, Manifest, Step, folder_of
 from kswapctl.models import checkpoint as checkpoints
+from kswapctl.models.building import build, class_rows
 from kswapctl.models.foreign import check_config, check_tensors, grown
 from kswapctl.models.header import Entry, read_header
 from kswapctl.models.lora import fold
@@ -165,7 +166,7 @@ def _check_base(registry: Registry, manifest: Manifest, target: _Target, files: 
     if fingerprint(base) != manifest.base.fingerprint:
         raise IntegrityError("the tensors of the base are not those that its fingerprint names", "get it again")
     if target.model is None:
-        checkpoints.build(ModelSpec.from_json(manifest.base.spec), base)  # fits the network it claims to be of
+        build(ModelSpec.from_json(manifest.base.spec), base)  # fits the network it claims to be of
     return base
 
 
@@ -190,7 +191,7 @@ def _check_weights(
 
 def _check_rows(step: Step, manifest: Manifest, weights: Weights) -> None:
     spec = manifest.base.spec
-    rows = checkpoints.class_rows(spec["architecture"], weights.get(f"{spec['classifier']}.weight"))
+    rows = class_rows(spec["architecture"], weights.get(f"{spec['classifier']}.weight"))
     if rows != len(step.state["classes"]):
         raise WrongBaseError(f"version {step.number} names other classes than its classifier has rows")
 

@@ -8,7 +8,7 @@ from kswap_registry import Model, Registry, Version
 from torch import nn
 
 from kswapctl.errors import IntegrityError, WrongBaseError
-from kswapctl.models.checkpoint import build
+from kswapctl.models.building import build
 from kswapctl.models.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, compose
 from kswapctl.models.lora import load as load_adapter
 from kswapctl.models.weights import Weights, fingerprint, read
