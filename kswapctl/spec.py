@@ -175,6 +175,8 @@ class Targets:
     """Lowest accuracy on the learn set, in [0, 1]."""
 
 
+MOST_SEED = 2**32 - 1
+"""The largest seed: others are made from it, and what draws takes 64 bits."""
 MARKED_LEAST = 100
 """Images of each known class to show again, where they have boxes or masks, and a share would be fewer."""
 

@@ -111,7 +111,7 @@ def test_a_study_s_trade_off_is_drawn(look, study, tmp_path: Path) -> None:
     assert look("analyze", "--study", tmp_path / "none").code == 3
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"study": {"version": 9}, "cells": []}'])
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "{}", '{"study": {"version": 9}, "cells": []}'])
 def test_results_of_something_else_are_refused(look, tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     ran = look("analyze", "--study", tmp_path)

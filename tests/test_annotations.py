@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from kswapctl.data.images import upright_size
+from kswapctl.data.images import decode, upright_size
 from kswapctl.data.sources import open_source
 from kswapctl.errors import DataError
+from kswapctl.spec import Preprocessing
 
+FED = Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", crop_mode="squash")
 SIDEWAYS = Image.Exif()
 SIDEWAYS[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
 
@@ -111,8 +113,9 @@ def test_an_image_with_a_mask_that_is_a_link_to_nothing_is_told(masks: Path) -> 
     image = masks / "train" / "images" / "a.jpg"
     image.unlink()
     image.symlink_to(masks / "nowhere.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg is a link to nothing"):
-        open_source(str(masks))
+    source = open_source(str(masks))
+    with pytest.raises(DataError, match=r"a\.jpg is not there, or a link to nothing"):
+        decode(source, source.samples, FED)
 
 
 def test_a_mask_of_an_image_on_its_side_is_refused(masks: Path) -> None:
@@ -121,10 +124,16 @@ def test_a_mask_of_an_image_on_its_side_is_refused(masks: Path) -> None:
         open_source(str(masks))
 
 
-def test_an_image_that_cannot_be_read_is_not_called_a_mask(masks: Path) -> None:
+def test_an_image_that_cannot_be_read_is_not_called_a_mask_and_can_be_skipped(masks: Path) -> None:
     (masks / "train" / "images" / "a.jpg").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"^image a\.jpg cannot be read"):
-        open_source(str(masks))
+    source = open_source(str(masks))
+    with pytest.raises(DataError, match=r"^image \S*a\.jpg cannot be read"):
+        decode(source, source.samples, FED)
+    Image.new("RGB", (16, 8)).save(masks / "train" / "images" / "b.jpg")
+    Image.new("L", (16, 8), 1).save(masks / "train" / "masks" / "b.png")
+    source = open_source(str(masks))
+    images = decode(source, source.samples, FED, skip_bad=True)
+    assert ([sample.key for sample in images.samples], len(images.bad)) == (["train/images/b.jpg"], 1)
 
 
 def test_a_blank_line_among_class_names_is_refused(masks: Path) -> None:
@@ -168,3 +177,15 @@ def test_a_list_of_classes_beside_class_folders_makes_no_masks_of_them(tmp_path:
         Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert (open_source(str(tmp_path)).marks, open_source(str(tmp_path)).classes) == ("labels", ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("listed", "key", "value"),
+    [("images", "file_name", None), ("images", "file_name", 7), ("images", "id", [1]), ("annotations", "image_id", {})],
+)
+def test_a_value_of_another_type_is_named(boxes: Path, listed: str, key: str, value: object) -> None:
+    parsed = json.loads((boxes / "train.json").read_text())
+    parsed[listed][0][key] = value
+    (boxes / "train.json").write_text(json.dumps(parsed))
+    with pytest.raises(DataError, match=f"entry 1 of the {listed} in train.json has the {key} "):
+        open_source(str(boxes))

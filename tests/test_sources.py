@@ -205,7 +205,14 @@ def test_a_file_that_a_manifest_lists_and_is_not_there_is_named(make: Make) -> N
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.csv", b""), ("a.csv", b"path,label\n"), ("a.jsonl", b"{"), ("a.jsonl", b"[1]\n"), ("a.csv", b"\xff\xfe\n")],
+    [
+        ("a.csv", b""),
+        ("a.csv", b"path,label\n"),
+        ("a.jsonl", b"{"),
+        ("a.jsonl", b"[1]\n"),
+        ("b.jsonl", b"[" * 100_000),
+        ("a.csv", b"\xff\xfe\n"),
+    ],
 )
 def test_a_broken_manifest_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -31,6 +31,7 @@ def analyze(
             show_default="figures, or the study's folder",
         ),
     ] = None,
+    skip_bad: options.SkipBad = False,
     home: options.Home = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -41,6 +42,8 @@ def analyze(
     """
     if bool(refs) == bool(study):
         raise UsageError("analyze takes versions, or --study DIR", "one of the two")
+    if study and (data or skip_bad):
+        raise UsageError("a study's figures are drawn from its results", "leave --data and --skip-bad away")
     if split and not study:
         raise UsageError("--split is of a study", "name it: --study DIR")
     if study:
@@ -52,7 +55,7 @@ def analyze(
             from kswapctl.operations.analyze import analyze as draw
 
             versions = [registry.resolve(ref) for ref in refs or []]
-            files = draw(registry, versions, data or [], output or Path("figures"), live)
+            files = draw(registry, versions, data or [], output or Path("figures"), live, skip_bad)
     render.data([str(file) for file in files], render.table("", ["file"], [[file] for file in files]))
 
 
@@ -65,6 +68,7 @@ def show_predictions(
     ] = "",
     images: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 2,
     data: options.EvalData = None,
+    skip_bad: options.SkipBad = False,
     overwrite: options.Overwrite = False,
     home: options.Home = None,
     json: options.Json = False,
@@ -80,7 +84,7 @@ def show_predictions(
 
         version = registry.resolve(ref)
         earlier = registry.resolve(f"{version.model}@{before}")
-        request = Request(output, options.names(classes), images, tuple(data or ()), overwrite)
+        request = Request(output, options.names(classes), images, tuple(data or ()), overwrite, skip_bad)
         drawing = draw(registry, earlier, version, request, live)
     rows = [
         (key, f"{pick.name} ({pick.title})", *(_first(column.phrases(line)) for column in drawing.columns))

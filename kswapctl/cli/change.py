@@ -94,7 +94,9 @@ def forget(
 def swap(
     model: options.ModelName,
     learn_data: Annotated[str, typer.Option("--learn", metavar="DIR", help="Images of the classes to learn.")],
-    forget_classes: Annotated[str, typer.Option("--forget", metavar="A,B", help="Classes to forget.")],
+    forget_classes: Annotated[
+        str, typer.Option("--forget", metavar="A,B", help="Classes to forget.", callback=options.named_classes)
+    ],
     learn_classes: Annotated[
         str | None,
         typer.Option(
@@ -116,13 +118,23 @@ def swap(
     order: Annotated[str, typer.Option(help="Letters l and f: lf, fl, flf, lfl.")] = "lf",
     home: options.Home = None,
     retain_share: options.RetainShare = 0.1,
+    retain_per_class: options.RetainPerClass = None,
     target_forget: options.TargetForget = 0.01,
     target_learn: options.TargetLearn = 0.95,
     max_retain_drop: options.MaxRetainDrop = 0.01,
     method: options.MethodName = "",
     depth: options.Depth = "",
     preset: options.Preset = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A hyper-parameter of both, or as learn.NAME or forget.NAME of one (may be repeated).",
+        ),
+    ] = None,
     seed: options.Seed = 0,
+    again: options.Again = False,
     skip_bad: options.SkipBad = False,
     blocks: options.Blocks = "",
     device: options.Device = "auto",
@@ -137,13 +149,30 @@ def swap(
     Example: `kswapctl swap signs --learn signs43 --classes 20_kmh --forget 30_kmh`
     """
     given = locals()
+    told = _by_kind(settings or [])
+    learning = {"classes": learn_classes, "data": learn_data, "retain_data": data, "settings": told["learn"]}
     changes = {
-        "l": _change("learn", given | {"classes": learn_classes, "data": learn_data, "retain_data": data}),
-        "f": _change("forget", given | {"classes": forget_classes}),
+        "l": _change("learn", given | learning),
+        "f": _change("forget", given | {"classes": forget_classes, "settings": told["forget"]}),
     }
     if not order or set(order) - set(changes):
         raise UsageError(f"--order {order!r} is not made of l and f", "use lf, fl, flf or lfl")
     _run(model, [changes[letter] for letter in order], home)
+
+
+def _by_kind(settings: list[str]) -> dict[str, list[str]]:
+    """What ``--set`` says of learning and of forgetting; what it says of one of them by name goes first."""
+    both: list[str] = []
+    own: dict[str, list[str]] = {"learn": [], "forget": []}
+    for text in settings:
+        kind, dot, rest = text.partition(".")
+        if not dot or "=" in kind:
+            both.append(text)
+        elif kind == "learn" or kind == "forget":
+            own[kind].append(rest)
+        else:
+            raise UsageError(f"--set {text}: {kind!r} is none of the operations", "write learn.NAME or forget.NAME")
+    return {kind: both + texts for kind, texts in own.items()}
 
 
 def _change(kind: Kind, given: Mapping[str, Any]) -> Change:

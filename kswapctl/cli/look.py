@@ -75,6 +75,7 @@ def diff(
     first: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The earlier version.")],
     second: Annotated[str, typer.Argument(metavar="MODEL[@V]", help="The later version.")],
     data: options.EvalData = None,
+    skip_bad: options.SkipBad = False,
     home: options.Home = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -89,7 +90,7 @@ def diff(
         one, two = registry.resolve(first), registry.resolve(second)
         if one.model != two.model:
             raise UsageError(f"{one.ref} and {two.ref} are of different models", "compare versions of one model")
-        result = compare(registry, one, two, data or [], live)
+        result = compare(registry, one, two, data or [], skip_bad, live)
     accuracy = [
         (name, render.percent(a), render.percent(b), render.points(b - a)) for name, (a, b) in result.accuracies.items()
     ]
@@ -113,6 +114,9 @@ def rollback(
 
     Example: `kswapctl rollback signs`, `kswapctl rollback signs --to 2`, `kswapctl rollback signs --to base`
     """
+    if "@" in model:
+        name, _, branch = model.partition("@")
+        raise UsageError("rollback moves the head of a model", f"of a branch: kswapctl branch {name} {branch} --to V")
     with open_home(home, on_wait=render.waiting) as registry:
         before = registry.resolve(model)
         if not before.number and to.startswith("-"):

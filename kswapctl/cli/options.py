@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kswapctl.cli import render
-from kswapctl.spec import DEFAULT_METHOD, MARKED_LEAST
+from kswapctl.spec import DEFAULT_METHOD, MARKED_LEAST, MOST_SEED
 
 
 def _json(asked: bool) -> bool:
@@ -100,7 +100,7 @@ CacheGb = Annotated[
 CacheDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep it in files there, for the next operation; else in memory.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Decides split, rehearsal, initial weights and order.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Decides split, rehearsal, initial weights and order.")]
 Again = Annotated[bool, typer.Option("--again", help="Also classes that are known, or forgotten, already.")]
 Onto = Annotated[
     str, typer.Option("--onto", metavar="NAME", help="If the head moves meanwhile, go onto a new branch of this name.")

@@ -9,7 +9,7 @@ import typer
 
 from kswapctl.cli import render
 from kswapctl.cli.options import Home, Json, ModelName, Quiet, command_line, names, pairs
-from kswapctl.errors import DataError, NotFoundError
+from kswapctl.errors import DataError, NotFoundError, UsageError
 from kswapctl.operations.home import create_home, open_home
 
 
@@ -61,6 +61,8 @@ def add(
         from kswapctl.operations.models import add_model
 
         preprocessing = {k: v.split(",") for k, v in {"mean": mean, "std": std}.items() if v}
+        if classes and classes_file:
+            raise UsageError("--classes and --classes-file both name the rows", "one of the two")
         listed = names(classes) or _lines(classes_file)
         description = Description(
             architecture=architecture,

@@ -100,7 +100,8 @@ def waiting(holder: object) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print(text.encode("utf-8", "backslashreplace").decode())  # names of files need not be UTF-8
 
 
 def data(value: Any, *tables: Table) -> None:

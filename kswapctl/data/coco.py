@@ -128,6 +128,12 @@ def _parse(file: Path) -> dict[str, Any]:
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 raise DataError(f"entry {number} of the {name} in {file.name} has no {lacking[0]!r}")
+            for key in {"id", "image_id", "category_id", "file_name"} & entry.keys():
+                if not isinstance(entry[key], str if key == "file_name" else int | float | str):
+                    raise DataError(
+                        f"entry {number} of the {name} in {file.name} has the {key} {entry[key]!r}",
+                        "file names are text, ids are numbers",
+                    )
     return dict(parsed)
 
 

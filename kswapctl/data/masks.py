@@ -10,7 +10,7 @@ from PIL import Image
 
 from kswapctl.data.images import upright_size
 from kswapctl.data.marks import Mask
-from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source, read_parts
+from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source, read_file, read_parts
 from kswapctl.errors import DataError
 
 CLASSES = "classes.txt"
@@ -51,7 +51,7 @@ def open_masks(root: Path) -> Source:
             resized = opened.resize(size[::-1], Image.Resampling.NEAREST)
         return Mask(_without_void(np.asarray(resized), names), names)
 
-    return Source(str(root), tuple(samples), lambda s: (root / s.key).read_bytes(), "masks", mark)
+    return Source(str(root), tuple(samples), lambda s: read_file(root / s.key, s.key), "masks", mark)
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
@@ -67,18 +67,22 @@ def _class_names(file: Path) -> tuple[str, ...]:
 
 
 def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
-    """Indices of the classes in a mask; another size than the image's, or an unknown index, is a :class:`DataError`."""
+    """Indices of the classes in a mask; another size than the image's, or an unknown index, is a :class:`DataError`.
+
+    An image that cannot be read has no size here: who decodes it says so, or skips it.
+    """
     if not mask.is_file():
         raise DataError(f"{image.name} has no mask {mask.parent.name}/{mask.name}", "add it, or remove the image")
-    if not image.is_file():
-        raise DataError(f"image {image.name} is a link to nothing", "restore it, or remove it")
-    width, height = upright_size(image.read_bytes(), image.name)
+    try:
+        size = upright_size(read_file(image, image.name), image.name)
+    except DataError:
+        size = None
     try:
         with Image.open(mask) as opened:
-            if opened.size != (width, height):
+            if size and opened.size != size:
                 raise DataError(
                     f"mask {mask.name} has {opened.width} x {opened.height} pixels, "
-                    f"its image {image.name} {width} x {height}",
+                    f"its image {image.name} {size[0]} x {size[1]}",
                     "a mask has the size of its image, turned upright where its Exif data say so",
                 )
             if opened.mode not in {"P", "L"}:

@@ -148,7 +148,7 @@ def _folder(root: Path) -> Source:
     ]
     if not samples:
         raise DataError(f"no class folders with images in {root}", "expected DIR/train/<class>/ or DIR/<class>/")
-    return Source(str(root), tuple(samples), lambda s: _read(root / s.key, s.key))
+    return Source(str(root), tuple(samples), lambda s: read_file(root / s.key, s.key))
 
 
 def read_parts(names: Iterable[str]) -> list[str]:
@@ -173,7 +173,7 @@ def _images(folder: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path, key: str) -> bytes:
+def read_file(file: Path, key: str) -> bytes:
     """A file's bytes; a link to nothing, or one that went meanwhile, is a :class:`DataError`."""
     try:
         return file.read_bytes()
@@ -198,7 +198,7 @@ def _manifest(path: Path) -> Source:
                 if path.suffix.lower() == ".csv"
                 else [json.loads(r) for r in file if r.strip()]
             )
-        except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+        except (ValueError, RecursionError, csv.Error) as error:
             raise DataError(f"{path.name} cannot be read: {error}") from error
     listed = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
     if not listed:
@@ -249,7 +249,8 @@ def _hugging_face(name: str, place: str) -> Source:
         FileNotFoundError,
         ValueError,
         ConnectionError,
-        datasets.exceptions.DatasetNotFoundError,
+        RuntimeError,  # it has a script of its own, which is not run
+        datasets.exceptions.DatasetsError,
     ) as error:
         raise NotFoundError(f"no dataset {name}: {first_line(error)}") from error
     parts: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
@@ -265,7 +266,7 @@ def _hugging_face(name: str, place: str) -> Source:
         image = encoded[part][0][int(index)]
         if image is None:
             raise DataError(f"row {index} of {part or name} has no image", "remove it, or say --skip-bad")
-        return image["bytes"] or _read(Path(image["path"]), sample.key)
+        return image["bytes"] or read_file(Path(image["path"]), sample.key)
 
     return Source(name, tuple(samples), read)
 

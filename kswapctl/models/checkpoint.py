@@ -67,6 +67,8 @@ def load(source: str, description: Description) -> Checkpoint:
     path = Path(source)
     if transformer.is_folder(source) or transformer.is_repository(source):
         return _load_transformer(source, description)
+    if path.suffix.lower() in FILES and not description.pretrained:
+        raise UsageError(f"{path.name} is nothing but weights", "leave --no-pretrained away")
     if path.suffix.lower() == ".safetensors":
         return _load_safetensors(path, description)
     if path.suffix.lower() in PICKLES:
@@ -90,14 +92,19 @@ def _load_transformer(source: str, description: Description) -> Checkpoint:
     spec, weights = transformer.load(
         source, description.classes, description.arguments, description.preprocessing, description.pretrained
     )
-    if description.architecture:
-        raise UsageError(f"{source} says itself which network it is", "leave --architecture away")
+    _refuse_architecture(source, description)
     _check_unique(spec.classes)
     check_finite(weights, source)
     return Checkpoint(spec, weights)
 
 
+def _refuse_architecture(source: str, description: Description) -> None:
+    if description.architecture:
+        raise UsageError(f"{source} says itself which network it is", "leave --architecture away")
+
+
 def _load_timm(source: str, description: Description) -> Checkpoint:
+    _refuse_architecture(source, description)
     hub = source.startswith("hf-hub:")
     # another number of classes than the pretrained one would make timm draw a classifier of random weights, in silence
     classes = None if description.pretrained else len(description.classes) or None

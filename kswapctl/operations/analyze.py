@@ -34,7 +34,12 @@ IMAGES = 256
 
 
 def analyze(
-    registry: Registry, versions: Sequence[Version], data: Sequence[str], folder: Path, progress: Progress
+    registry: Registry,
+    versions: Sequence[Version],
+    data: Sequence[str],
+    folder: Path,
+    progress: Progress,
+    skip_bad: bool = False,
 ) -> list[Path]:
     """Draw the figures of ``versions`` (stacks of one model) into ``folder``; returns the files."""
     for version in versions:
@@ -48,7 +53,7 @@ def analyze(
     for index, version in enumerate(versions):
         stack = [registry.resolve(f"{version.model}@base"), *registry.stack(version)]
         composed = [load_version(registry, v) for v in stack]
-        images = test_images(composed[-1], data, False, progress)
+        images = test_images(composed[-1], data, skip_bad, progress)
         progress.stage(f"looking at {version.ref}", len(stack))
         blocks = {b["name"]: b["layers"] for b in registry.model(version.model).spec["blocks"]}
         for before, after in pairwise(composed):
@@ -79,7 +84,7 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
         stored = json.loads(file.read_text())
         cells = stored["cells"]
         study = Study.model_validate_json(json.dumps(stored["study"]))
-    except (ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # pydantic's error is a ValueError
         raise DataError(
             f"{file} is not what this release writes of a study ({first_line(error)})",
             "write it again: kswapctl study NAME --table, with the same --use and -o",
@@ -178,4 +183,4 @@ def _samples(composed: Sequence[Composed], images: Images, folder: Path, mark: s
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in FORMATS:
         drawing.write(folder / f"samples{mark}.{suffix}")
-    (folder / f"samples{mark}.json").write_text(json.dumps(drawing.said(), indent=2, ensure_ascii=False) + "\n")
+    (folder / f"samples{mark}.json").write_text(json.dumps(drawing.said(), indent=2) + "\n")

@@ -29,7 +29,7 @@ def check_head(registry: Registry, name: str, expected: str) -> None:
 def moved(name: str, expected: Version, found: Version) -> HeadMoved:
     """The head moved before any work was done."""
     error = HeadMoved(name, expected.ref, found.ref)
-    error.hint = f"run it again to stand on {found.ref}, or keep to {expected.ref} on a branch of its own: --onto NAME"
+    error.hint = f"run it again to stand on {found.ref}, or on a branch: kswapctl branch {expected.ref} NEW"
     return error
 
 

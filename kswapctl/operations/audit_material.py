@@ -15,7 +15,7 @@ from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, count, gather
 from kswapctl.data.sources import Sample, Source, open_left, open_source
 from kswapctl.data.splits import by_class, take, test_part, training_part
-from kswapctl.errors import DataError, NotFoundError, UsageError, WrongBaseError, nearest
+from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, nearest
 from kswapctl.models.checkpoint import Description, load
 from kswapctl.models.weights import Weights
 from kswapctl.operations.residue import knew_before_merging
@@ -201,7 +201,12 @@ def _reference(
 
 def _from_file(path: Path, original: Composed) -> Known:
     """A retrained model; it must be of the original's architecture."""
-    checkpoint = load(str(path), Description())
+    try:
+        checkpoint = load(str(path), Description())
+    except (UnsafeInputError, UsageError) as error:
+        raise type(error)(
+            error.message, "add it as a model, merge that to a .safetensors, and name this one"
+        ) from error
     same = ("architecture", "arguments")
     for field in same:
         theirs, ours = getattr(checkpoint.spec, field), getattr(original.spec, field)

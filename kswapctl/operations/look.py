@@ -105,13 +105,15 @@ def _evaluate(pair: tuple[Composed, Composed], images: Images, device: torch.dev
     return evaluate(task, answers, before, images.targets(knowledge.classes), knowledge, others)
 
 
-def compare(registry: Registry, first: Version, second: Version, data: Sequence[str], progress: Progress) -> Difference:
+def compare(
+    registry: Registry, first: Version, second: Version, data: Sequence[str], skip_bad: bool, progress: Progress
+) -> Difference:
     """What changed from ``first`` to ``second``: accuracy by set, and weights by block."""
     one, two = load_version(registry, first), load_version(registry, second)
     blocks = tuple(_block_change(one, two, b["name"], b["layers"]) for b in registry.model(first.model).spec["blocks"])
     if not data and not two.knowledge.sources:
         return Difference({}, blocks)
-    images = test_images(two, data, skip_bad=False, progress=progress)
+    images = test_images(two, data, skip_bad, progress)
     scores = _evaluate((two, one), images, pick_device("cpu"), progress)
     return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
 

@@ -55,7 +55,7 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
     if not count(retained.train):
         raise DataError(
             f"no images of any of the {len(known)} classes to retain in {sources[0].name}",
-            "name them with --retain-data, or when adding the model: kswapctl add --data",
+            "name them with --retain-data (of swap: --data), or when adding the model: kswapctl add --data",
         )
     changed = changed_part(sources, classes, change.rehearsal, change.seed)
     return Material(change, known, changed, retained, missing, tuple(error.message for error in gone))

@@ -42,6 +42,8 @@ class Request:
     data: tuple[str, ...] = ()
     """Where the images come from; empty means what the stack was trained with."""
     overwrite: bool = False
+    skip_bad: bool = False
+    """Leave out images that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def show_predictions(
         if name not in either.classes:
             raise NotFoundError(f"neither version has a class {name!r}", nearest(name, either.classes))
     groups = [("named", request.classes)] if request.classes else groups_of(pair[1].knowledge)
-    images = test_images(replace(pair[1], knowledge=either), request.data, False, progress)
+    images = test_images(replace(pair[1], knowledge=either), request.data, request.skip_bad, progress)
     drawing = compare_answers(pair, images, groups, request.each)
     with written_whole(request.output, request.overwrite) as temporary:
         drawing.write(temporary)

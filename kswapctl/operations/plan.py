@@ -11,7 +11,7 @@ from kswapctl.data.sources import open_source
 from kswapctl.errors import KswapError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.operations.documents import Document, read_document
-from kswapctl.spec import DEFAULT_METHOD, Change, Depth, Kind, Rehearsal, Targets, method_at
+from kswapctl.spec import DEFAULT_METHOD, MOST_SEED, Change, Depth, Kind, Rehearsal, Targets, method_at
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Setting = str | bool | int | float
@@ -34,7 +34,7 @@ class Options(Document):
     """Hyper-parameters that differ from the preset."""
     blocks: str = ""
     """Which blocks to adapt."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     retain_share: Share = Rehearsal.share
     retain_per_class: Annotated[int, Field(ge=1)] | None = None
     target_forget: Share = Targets.forget

@@ -69,7 +69,7 @@ def _check_items(bench: Bench, pools: Mapping[str, Pool]) -> None:
         if not set(pools[part].before.targets.unique().tolist()) & set(kept.values()):
             raise DataError(
                 f"nothing of what must stay is in the {images} images that the network could answer for",
-                "rehearse more: --retain-per-class, or name more data: --retain-data",
+                "rehearse more: --retain-per-class, or name more data: --retain-data (of swap: --data)",
             )
 
 

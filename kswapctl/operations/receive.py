@@ -108,12 +108,13 @@ def _find_target(registry: Registry, manifest: Manifest, name: str) -> _Target:
         model = None
     if model is not None and model.fingerprint != manifest.base.fingerprint:
         raise WrongBaseError(
-            f"it was made for another base than that of {chosen}", "import it under another name: --as NAME"
+            f"it was made for another base than that of {chosen}",
+            "give another name: import --as NAME, pull PLACE NAME",
         )
     if model is not None and chosen not in fits:
         raise WrongBaseError(
             f"{chosen} has the weights of its base, but names or feeds them otherwise (classes, size, mean, std)",
-            "import it under another name: --as NAME",
+            "give another name: import --as NAME, pull PLACE NAME",
         )
     if model is None and not same and not manifest.base.files:
         raise WrongBaseError(

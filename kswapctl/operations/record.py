@@ -73,7 +73,7 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
         raise NotFoundError(f"no such file: {file}")
     try:
         envelope = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{file.name} is no record ({error})") from error
     if not isinstance(envelope, Mapping):
         raise IntegrityError(f"{file.name} is no record")

@@ -34,6 +34,8 @@ from kswapctl.training.screen import SHARE, screen, shortest
 from kswapctl.training.subject import Subject
 from kswapctl.training.team import gather_team
 
+MOST_ROOM = 1e6
+"""GiB for activations: more, even without an end, is the same."""
 AUTO = "auto"
 """The choice of blocks that asks the gradient."""
 
@@ -50,7 +52,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
     team = gather_team(device.type == "cpu")
     bench = Bench(composed, change, method, images, rows, material.known, team, seed_everything(change.seed))
     with deterministic(), one_core_each():
-        cache = Cache(int(change.cache_gb * GIB), kept)
+        cache = Cache(int(min(MOST_ROOM, change.cache_gb) * GIB), kept)
         subject, choice = _subject(bench, cache, dtype, progress)
         pools = make_pools(bench, subject, cache, progress)
         subject.room = cache.left
@@ -86,7 +88,7 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
     if material.missing:
         progress.note(
             f"no images of {len(material.missing)} classes that must stay ({', '.join(material.missing[:3])} ...): "
-            "name more data with --retain-data"
+            "name more data with --retain-data (of swap: --data)"
         )
         for problem in material.gone:
             progress.note(problem)
@@ -192,6 +194,11 @@ def _labelled(pool: Pool, count: int, task: Task, width: int) -> Labelled:
     return Labelled(features[:, -width:], targets - task.spare)
 
 
+def share(value: float) -> str:
+    """A share as it was asked for, in percent."""
+    return f"{100 * value:g}%"
+
+
 def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:
     if outcome.lost:
         progress.note(f"stored at the method's rank: {outcome.lost:.1%} of the change's norm was left out")
@@ -199,10 +206,10 @@ def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:
         return
     reached = ", ".join(f"{k} {v:.1%}" for k, v in outcome.validation.items() if k != "loss")
     targets = change.targets
-    wanted = f"learn >= {targets.learn:.0%}" if change.kind == "learn" else f"forget <= {targets.forget:.0%}"
+    wanted = f"learn >= {share(targets.learn)}" if change.kind == "learn" else f"forget <= {share(targets.forget)}"
     longer = ", or more training (--set cycles=4)" if outcome.steps else ""
     progress.note(
         f"{change.kind} {named(change.classes)}: the targets were not met on the validation part ({reached}; asked for "
-        f"{wanted}, retain drop <= {targets.retain_drop:.0%}): try more rehearsal (--retain-share), looser targets"
+        f"{wanted}, retain drop <= {share(targets.retain_drop)}): try more rehearsal (--retain-share), looser targets"
         f"{longer}"
     )

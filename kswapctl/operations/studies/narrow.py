@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kswapctl.errors import UsageError, nearest
 from kswapctl.operations.studies.schema import Study
+from kswapctl.spec import MOST_SEED
 
 
 def narrowed(study: Study, seeds: Sequence[str], only: Sequence[str]) -> Study:
@@ -15,8 +16,8 @@ def narrowed(study: Study, seeds: Sequence[str], only: Sequence[str]) -> Study:
         if name not in names:
             raise UsageError(f"study {study.name} has no contender {name!r}", nearest(name, names))
     for seed in seeds:
-        if not seed.isdigit():
-            raise UsageError(f"{seed!r} is no seed", "seeds are whole numbers: --seeds 0,1,2")
+        if not seed.isdecimal() or int(seed) > MOST_SEED:
+            raise UsageError(f"{seed!r} is no seed", f"seeds are whole numbers up to {MOST_SEED}: --seeds 0,1,2")
     changed: dict[str, object] = {}
     if seeds:
         changed["seeds"] = tuple(int(s) for s in seeds)

@@ -12,7 +12,7 @@ from kswapctl.errors import NotFoundError, UsageError, nearest
 from kswapctl.methods import find_method
 from kswapctl.operations.documents import Document, parse_document, read_document
 from kswapctl.operations.plan import Setting
-from kswapctl.spec import Kind
+from kswapctl.spec import MOST_SEED, Kind
 
 Column = Literal[
     "Acc_r", "Acc_l", "Acc_f", "Acc_o", "Acc_a", "H", "drop", "drop_a", "ratio", "blocks", "size", "seconds"
@@ -101,7 +101,7 @@ class Study(Document):
     """The checkpoint: a name in ``needs``, or a path."""
     data: str
     """The base's own data: a name in ``needs``, or a path."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=MOST_SEED)], ...], Field(min_length=1)] = (0, 1, 2)
     contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
     splits: Annotated[tuple[Split, ...], Field(min_length=1)]
     orders: Annotated[tuple[str, ...], Field(min_length=1)]
