@@ -116,7 +116,10 @@ def rollback(
     """
     if "@" in model:
         name, _, branch = model.partition("@")
-        raise UsageError("rollback moves the head of a model", f"of a branch: kswapctl branch {name} {branch} --to V")
+        raise UsageError(
+            "rollback takes a model, and moves its head",
+            f"kswapctl rollback {name} --to V; of a branch: kswapctl branch {name} {branch} --to V",
+        )
     with open_home(home, on_wait=render.waiting) as registry:
         before = registry.resolve(model)
         if not before.number and to.startswith("-"):
