@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kswapctl.analysis.layers import change_by_block, gradient_by_block
+from kswapctl.analysis.layers import changes_by_block, gradient_by_block
 from kswapctl.operations.analyze import draw_study
 from kswapctl.spec import Preprocessing
 from kswapctl.tasks import TASKS
@@ -19,7 +19,16 @@ def test_the_change_is_relative_to_the_block_s_norm() -> None:
     """Weights (3, 4) and (0, 12) moved by (0, 5) and nothing: 5 / 13 for the block, 0 for another."""
     before = {"a.weight": torch.tensor([3.0, 4.0]), "b.weight": torch.tensor([0.0, 12.0]), "c.weight": torch.ones(1)}
     after = before | {"a.weight": torch.tensor([3.0, 9.0])}
-    assert change_by_block(before, after, {"x": ["a", "b"], "y": ["c"]}) == pytest.approx((5 / 13, 0.0))
+    found = changes_by_block(before, after, {"x": ["a", "b"], "y": ["c"]})
+    assert [c.relative for c in found] == pytest.approx([5 / 13, 0.0])
+    assert [c.change for c in found] == pytest.approx([5.0, 0.0])
+
+
+def test_a_layer_that_only_some_methods_change_counts_where_it_changed() -> None:
+    before = {"x.mlp.weight": torch.tensor([3.0]), "x.attn.weight": torch.tensor([4.0]), "xy.mlp.weight": torch.ones(1)}
+    after = before | {"x.attn.weight": torch.tensor([1.0]), "xy.mlp.weight": torch.zeros(1)}
+    (found,) = changes_by_block(before, after, {"x": ["x.mlp"]})
+    assert (found.change, found.relative) == pytest.approx((3.0, 3 / 5))
 
 
 def test_the_gradient_is_that_of_the_mean_loss() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from kswapctl.demo.train import SPEC
-from kswapctl.methods.erase import Forget, Part
+from kswapctl.methods.erase import Forget, Part, _fit
 from kswapctl.models.blocks import find_blocks
 from kswapctl.models.building import build
 from kswapctl.models.depths import blocks_at, pooled
@@ -56,9 +57,26 @@ def test_a_third_of_six_blocks_ends_with_the_second() -> None:
 
 
 def test_features_are_pooled_over_tokens_and_places() -> None:
-    assert pooled(torch.ones(2, 5, 7)).shape == (2, 7)
-    assert pooled(torch.ones(2, 7, 3, 3)).shape == (2, 7)
-    assert pooled((torch.ones(2, 3, 3, 7), None)).shape == (2, 7)
+    silent, norm = nn.Identity(), nn.LayerNorm(7)
+    assert pooled(silent, torch.ones(2, 5, 7)).shape == (2, 7)
+    assert pooled(silent, torch.ones(2, 7, 3, 3)).shape == (2, 7)
+    assert pooled(silent, (torch.ones(2, 3, 3, 7), None)).shape == (2, 7)
+    assert pooled(norm, torch.ones(2, 4, 3, 7)).shape == (2, 7)
+    assert pooled(norm, torch.ones(2, 7, 4, 3)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("share", [0.3, 1e-5])
+def test_a_class_is_erased_however_rare_it_is(share: float) -> None:
+    """One feature is the class itself: it must have no covariance with it afterwards."""
+    items = 400_000
+    concept = torch.zeros(items, 1, dtype=torch.float64)
+    concept[: round(share * items)] = 1
+    features = torch.cat([concept, torch.randn(items, 1, generator=torch.Generator().manual_seed(0))], dim=1)
+    part = _fit(features, concept)
+    assert part.directions.norm() > 0.1
+    erased = part.eraser(features)
+    gap = erased[: round(share * items)].mean(0) - erased[round(share * items) :].mean(0)
+    assert gap.abs().max() < 1e-6
 
 
 def test_only_the_deep_form_watches() -> None:

@@ -25,12 +25,17 @@ MODULE = """
                     for role, sign in (("retain", 1.0), ("forget", -self.strength))}
 
     nothing = 3
+
+    @dataclass(frozen=True)
+    class Odd(Forget):
+        presets = {"default": {"strenght": 1.0}}
     """
 POINTS = """
     [kswapctl.methods]
     pushed = strange_methods:Forget
     absent = no_such_module:Forget
     number = strange_methods:nothing
+    odd = strange_methods:Odd
     gs-lora = strange_methods:Forget
     """
 
@@ -59,7 +64,7 @@ def test_a_declared_method_is_listed_explained_and_used(package, run):
 
 def test_a_broken_one_is_one_line_and_leaves_the_others(package, look):
     listed = look("methods", "--json").json
-    assert {m["name"] for m in listed} >= {*METHODS, "pushed", "absent", "number"}
+    assert {m["name"] for m in listed} >= {*METHODS, "pushed", "absent", "number", "odd"}
     told = next(m["summary"] for m in listed if m["name"] == "absent")
     assert told == (
         "method 'absent' of strange 1.2 cannot be loaded (ModuleNotFoundError: No module named 'no_such_module')"
@@ -72,6 +77,8 @@ def test_a_broken_one_is_one_line_and_leaves_the_others(package, look):
 def test_what_is_no_method_is_told(package):
     with pytest.raises(UsageError, match=r"'number' of strange 1\.2 is no method"):
         find_method("number", "forget")
+    with pytest.raises(UsageError, match=r"'odd' of strange 1\.2 cannot be configured"):
+        find_method("odd", "forget")
 
 
 def test_ours_cannot_be_replaced_by_another_package(package):

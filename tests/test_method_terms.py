@@ -1,12 +1,14 @@
 """The methods' own terms against numbers worked by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from kswapctl.methods import terms
+from kswapctl.errors import UsageError
+from kswapctl.methods import METHODS, terms
 from kswapctl.methods.base import Context
 from kswapctl.methods.bi_level import Forget as BiLevel
 from kswapctl.methods.fpf import Learn as Fpf
@@ -182,6 +184,33 @@ def test_importance_is_that_for_the_classes_known_before():
     before = context.forward
     context.forward = lambda images: (images, torch.cat([before(images)[1], before(images)[1][:, :1]], dim=1))
     assert absolute_gradients(context, pool, squared_length, 9)["w"].item() == pytest.approx(36.0)
+
+
+def test_importances_of_nothing_hold_nothing():
+    """Of a classifier with one class no answer can be wrong."""
+    assert normalised({"a": torch.zeros(2)})["a"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ewc", "importance_images=0"),
+        ("mas", "importance_images=0"),
+        ("laf", "code=-1"),
+        ("fpf", "sensitive=nan"),
+        ("fpf", "alone=inf"),
+    ],
+)
+def test_what_no_method_can_work_with_is_refused(name, setting):
+    with pytest.raises(UsageError, match=setting.partition("=")[0]):
+        METHODS[name][0].configure("default", dict([setting.split("=")]))
+
+
+def test_damping_says_where_it_can_do_nothing():
+    """Where seven of ten go, what matters to them matters to all at least 0.7 times as much: never 1.5 times less."""
+    context = SimpleNamespace(rows=torch.arange(7), retained=torch.arange(7, 10))
+    with pytest.raises(UsageError, match=r"alpha=1\.5 dampens nothing where 70% of the classes"):
+        METHODS["ssd"][0]().finish(context, {})
 
 
 def test_normalised_importances_have_the_mean_one():

@@ -6,9 +6,11 @@ import operator
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kswapctl.cli.change import _what_is_left
 from kswapctl.operations.surgery import share
 from kswapctl.spec import Change
 
@@ -157,3 +159,9 @@ def test_an_image_s_name_need_not_be_utf_8(capsys: pytest.CaptureFixture[str]) -
 
     render.print_json({"key": "caf\udce9.png"})
     assert json.loads(capsys.readouterr().out) == {"key": "caf\udce9.png"}
+
+
+@pytest.mark.parametrize(("audited", "said"), [(True, "what its features hold"), (False, "what its classifier reads")])
+def test_how_deep_it_was_forgotten_is_said_by_what_the_images_have(audited: bool, said: str) -> None:
+    version = SimpleNamespace(method="erase", ref="m@1")
+    assert said in _what_is_left(version, audited)  # type: ignore[arg-type]

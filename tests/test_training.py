@@ -27,6 +27,7 @@ from kswapctl.spec import Targets
 from kswapctl.tasks import TASKS
 from kswapctl.training import loop
 from kswapctl.training.cache import Cache, key_of
+from kswapctl.training.pool import chunk_of
 from kswapctl.training.screen import shortest
 from kswapctl.training.team import Team
 
@@ -284,3 +285,12 @@ def test_a_target_that_is_reached_exactly_is_met(before: int, after: int) -> Non
     assert loop.meets(figures, targets, "learn")
     assert loop.meets(figures, targets, "forget")
     assert not loop.meets(figures | {"retain": (after - 1) / 100}, targets, "learn")
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((3, 64, 64), 256), ((3, 256, 256), 16), ((197, 768), 20), ((65, 192), 84), ((3, 4096, 4096), 1)],
+)
+def test_images_and_activations_go_through_in_chunks_of_a_like_size(shape, count):
+    """Of a ViT-B 197 tokens stand for an image of 224 x 224 pixels, whatever their width."""
+    assert chunk_of(torch.zeros(1, *shape)) == count

@@ -20,6 +20,17 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
+class BlockChange:
+    """How far one block's weights moved between two versions."""
+
+    name: str
+    change: float
+    """Frobenius norm of the difference."""
+    relative: float
+    """The same, over the norm of the first version's weights."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """One operation, block by block."""
 
@@ -32,16 +43,18 @@ class Profile:
     """Mean absolute gradient of the loss on the operation's classes, before it; None where no test image has one."""
 
 
-def change_by_block(
+def changes_by_block(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], blocks: Mapping[str, Sequence[str]]
-) -> tuple[float, ...]:
-    """Relative change of each block's layers (their paths), between two sets of weights."""
+) -> tuple[BlockChange, ...]:
+    """How far each block moved between two sets of weights, in its layers (their paths) and in others that changed."""
     found = []
-    for layers in blocks.values():
+    for name, layers in blocks.items():
         keys = [f"{layer}.weight" for layer in layers]
+        inside = [k for k, weight in before.items() if k.startswith(f"{name}.") and weight.shape == after[k].shape]
+        keys += [k for k in inside if k not in keys and not torch.equal(before[k], after[k])]
         moved = sum((after[k].float() - before[k].float()).square().sum().item() for k in keys) ** 0.5
         size = sum(before[k].float().square().sum().item() for k in keys) ** 0.5
-        found.append(moved / size if size else 0.0)
+        found.append(BlockChange(name, moved, moved / size if size else 0.0))
     return tuple(found)
 
 

@@ -82,7 +82,7 @@ def _watch(network: nn.Module, keep: Callable[[str, Tensor], None]) -> list[Remo
     path = classifier_path(network)
     hooks = [
         network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, depth=depth: keep(depth, pooled(output))
+            lambda block, _, output, depth=depth: keep(depth, pooled(block, output))
         )
         for depth, name in blocks_at(find_blocks(network, path)).items()
     ]

@@ -24,6 +24,8 @@ REACHES = {
     "shallow": " (shallow: what it says, not what its features hold; --depth deep goes further)",
     "deep": " (deep: what it says, and what its features hold)",
 }
+PARTLY = " (deep, where images have boxes or masks: what it says, and what its classifier reads)"
+"""What deep means there: what a block says of an image tells not which of its items it is about."""
 
 
 def learn(
@@ -222,7 +224,8 @@ def _what_is_left(version: Version, audited: bool) -> str:
     if not audited:
         judge = f"what is now answered in its place, kswapctl eval {version.ref} says"
     depth = next((d for d, method in DEPTHS.items() if method == version.method), "")
-    return f"forgotten by {version.method}{REACHES.get(depth, '')}: {judge}"
+    reach = REACHES.get(depth, "") if audited or depth != "deep" else PARTLY
+    return f"forgotten by {version.method}{reach}: {judge}"
 
 
 def _shown(result: Result) -> dict[str, object]:

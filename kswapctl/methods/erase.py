@@ -105,7 +105,8 @@ def _fit(features: Tensor, concept: Tensor) -> Part:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package compiles one function in a way that torch has deprecated
         from concept_erasure import LeaceEraser
-    eraser = LeaceEraser.fit(features.double(), concept)
+    # of a class that few of the items show, the package would take the covariance for rounding
+    eraser = LeaceEraser.fit(features.double(), concept / concept.std(0).clamp_min(1e-12))
     return Part(eraser, eraser.proj_right.float(), features.var(0).sum(), torch.zeros_like(features[0]))
 
 

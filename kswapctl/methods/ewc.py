@@ -7,11 +7,11 @@ The anchor is on the change of the layers' weights, so it holds adapters as it w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Seen
+from kswapctl.methods.base import COUNT, Context, Seen
 from kswapctl.methods.importance import drawn_log_loss, normalised, squared_gradients
 from kswapctl.methods.plain import Plain
 from kswapctl.methods.terms import anchor
@@ -23,6 +23,7 @@ class Anchored(Plain):
     """Plain training with an anchor weighted by importance."""
 
     source = "Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, PNAS 2017"
+    ranges: ClassVar = {"importance_images": COUNT}
 
     anchor: float = 0.002
     """Weight of half the summed squared change of the weights, times their importance over its mean."""

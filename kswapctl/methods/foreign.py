@@ -48,6 +48,14 @@ def load_foreign(name: str) -> tuple[type[Method], ...]:
                 f"method {name!r} of {origin} is no method ({point.value})",
                 "its entry point must name a class that inherits from kswapctl.methods.Method, with kind and source",
             )
+        try:
+            for preset in one.presets:
+                one.configure(preset, {})
+        except (TypeError, ValueError, AttributeError, UsageError) as error:
+            raise UsageError(
+                f"method {name!r} of {origin} cannot be configured ({error})",
+                "its fields are bool, int, float or str, and its presets set no others",
+            ) from error
     return classes
 
 

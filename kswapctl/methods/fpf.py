@@ -7,11 +7,12 @@ follows the parameters over epochs and groups them by kind.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Method, Seen
+from kswapctl.methods.base import SHARE, Context, Method, Seen
 from kswapctl.models.lora import Layer
 from kswapctl.spec import Role
 
@@ -22,6 +23,7 @@ class Learn(Method):
 
     kind = "learn"
     source = "Zhao et al., Does Continual Learning Equally Forget All Parameters?, ICML 2023"
+    ranges: ClassVar = {"alone": SHARE, "sensitive": SHARE}
 
     lr: float = 2e-3
     """Highest learning rate of AdamW for the adapters."""

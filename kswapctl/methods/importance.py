@@ -45,6 +45,8 @@ def squared_length(outputs: Tensor, target: Tensor) -> Tensor:
 def normalised(importances: dict[str, Tensor]) -> dict[str, Tensor]:
     """The importances over their mean, so that one strength suits every measure of them."""
     total = sum(values.sum() for values in importances.values())
+    if not total:  # of a classifier with one class no answer can be wrong
+        return importances
     count = sum(values.numel() for values in importances.values())
     return {name: values * (count / total) for name, values in importances.items()}
 

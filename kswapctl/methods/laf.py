@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import POSITIVE, Context, Method, Seen
+from kswapctl.methods.base import AMOUNT, COUNT, POSITIVE, Context, Method, Seen
 from kswapctl.methods.terms import bounded, contrast
 from kswapctl.methods.vae import FeatureAutoencoder
 from kswapctl.spec import Role
@@ -24,7 +24,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Shen et al., Label-Agnostic Forgetting: A Supervision-Free Unlearning in Deep Models, ICLR 2024"
-    ranges: ClassVar = {"temperature": POSITIVE}
+    ranges: ClassVar = {"temperature": POSITIVE, "code": COUNT, "autoencoder_steps": AMOUNT}
 
     push: float = 1.0
     """Weight of the push off the forgotten features' autoencoder."""

@@ -7,11 +7,11 @@ The anchor is on the change of the layers' weights, so it holds adapters as it w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kswapctl.methods.base import Context, Seen
+from kswapctl.methods.base import COUNT, Context, Seen
 from kswapctl.methods.importance import absolute_gradients, normalised, squared_length
 from kswapctl.methods.plain import Plain
 from kswapctl.methods.terms import anchor
@@ -23,6 +23,7 @@ class Anchored(Plain):
     """Plain training with an anchor weighted by importance."""
 
     source = "Aljundi et al., Memory Aware Synapses: Learning what (not) to forget, ECCV 2018"
+    ranges: ClassVar = {"importance_images": COUNT}
 
     anchor: float = 0.002
     """Weight of half the summed squared change of the weights, times their importance over its mean."""

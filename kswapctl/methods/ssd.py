@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kswapctl.methods.base import AMOUNT, Context, Method
+from kswapctl.errors import UsageError
+from kswapctl.methods.base import AMOUNT, COUNT, Context, Method
 from kswapctl.methods.importance import log_loss, squared_gradients
 from kswapctl.spec import Role
 
@@ -24,7 +25,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024"
-    ranges: ClassVar = {"strength": AMOUNT}
+    ranges: ClassVar = {"strength": AMOUNT, "importance_images": COUNT}
 
     blocks: str = "all"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
@@ -50,10 +51,15 @@ class Forget(Method):
 
     def finish(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Measure the importances and dampen."""
+        share = len(context.rows) / (len(context.rows) + len(context.retained))
+        if self.alpha * share >= 1:
+            raise UsageError(
+                f"alpha={self.alpha:g} dampens nothing where {share:.0%} of the classes are forgotten",
+                f"it must be below {1 / share:.3g}: --set alpha=1",
+            )
         gone, kept = (
             squared_gradients(context, pools[role], log_loss, self.importance_images) for role in ("forget", "retain")
         )
-        share = len(context.rows) / (len(context.rows) + len(context.retained))
         with torch.no_grad():
             for name, layer in context.layers.items():
                 everything = share * gone[name] + (1 - share) * kept[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kswapctl.models.blocks import Block
 
@@ -18,12 +18,17 @@ def blocks_at(blocks: Sequence[Block], shares: dict[str, float] = SHARES) -> dic
     return {name: blocks[max(0, round(len(blocks) * share) - 1)].name for name, share in shares.items()}
 
 
-def pooled(output: Any) -> Tensor:
-    """(B, D): the mean over tokens of (B, T, D), or over places of (B, D, H, W) or (B, H, W, D)."""
+def pooled(block: nn.Module, output: Any) -> Tensor:
+    """(B, D): the mean over tokens of (B, T, D), or over places of (B, D, H, W) or (B, H, W, D).
+
+    Where channels are, the norms and biases of ``block`` say; else the two axes that are alike are places.
+    """
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     if tensor.ndim < 3:
         return tensor
     if tensor.ndim == 3:
         return tensor.mean(1)
-    channels_last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
+    widths = {parameter.numel() for parameter in block.parameters() if parameter.ndim == 1}
+    first, last = tensor.shape[1] in widths, tensor.shape[3] in widths
+    channels_last = last if first != last else tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
     return tensor.mean((1, 2)) if channels_last else tensor.mean((2, 3))

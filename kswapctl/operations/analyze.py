@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kswap_registry import Registry, Version
 
 from kswapctl.analysis.charts import FORMATS, draw_layers, draw_sequence, draw_trade_off
-from kswapctl.analysis.layers import Profile, change_by_block, gradient_by_block
+from kswapctl.analysis.layers import Profile, changes_by_block, gradient_by_block
 from kswapctl.data.images import Images
 from kswapctl.errors import DataError, NotFoundError, UsageError, first_line
 from kswapctl.evaluation.predict import answer
@@ -155,7 +155,7 @@ def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[
     if chosen:
         shown = (images.pixels[chosen], targets[chosen])
         gradient = gradient_by_block(start.network(), task, shown, changed, after.spec.preprocessing, blocks)
-    change = change_by_block(before.weights, after.weights, blocks)
+    change = tuple(c.relative for c in changes_by_block(before.weights, after.weights, blocks))
     return Profile(f"{after.version.ref} {after.version.kind}", tuple(blocks), change, gradient)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from kswap_registry import Registry, Version
 
+from kswapctl.analysis.layers import BlockChange, changes_by_block
 from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_marks, count, gather, once
 from kswapctl.data.sources import open_source
@@ -20,17 +21,6 @@ from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device
 from kswapctl.spec import Knowledge
 from kswapctl.tasks import TASKS
-
-
-@dataclass(frozen=True)
-class BlockChange:
-    """How far one block's adapted weights moved between two versions."""
-
-    name: str
-    change: float
-    """Frobenius norm of the difference."""
-    relative: float
-    """The same, over the norm of the first version's weights."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +100,10 @@ def compare(
 ) -> Difference:
     """What changed from ``first`` to ``second``: accuracy by set, and weights by block."""
     one, two = load_version(registry, first), load_version(registry, second)
-    blocks = tuple(_block_change(one, two, b["name"], b["layers"]) for b in registry.model(first.model).spec["blocks"])
+    named = {b["name"]: b["layers"] for b in registry.model(first.model).spec["blocks"]}
+    blocks = changes_by_block(one.weights, two.weights, named)
     if not data and not two.knowledge.sources:
         return Difference({}, blocks)
     images = test_images(two, data, skip_bad, progress)
     scores = _evaluate((two, one), images, pick_device("cpu"), progress)
     return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
-
-
-def _block_change(one: Composed, two: Composed, name: str, layers: Sequence[str]) -> BlockChange:
-    keys = [f"{layer}.weight" for layer in layers]
-    moved = sum((two.weights[k] - one.weights[k]).float().square().sum().item() for k in keys) ** 0.5
-    size = sum(one.weights[k].float().square().sum().item() for k in keys) ** 0.5
-    return BlockChange(name, moved, moved / size if size else 0.0)

@@ -62,8 +62,7 @@ def train(
     Only the end of a cycle counts, where the learning rate has fallen to zero: before, weights are still on their way.
     A loss or a weight that is not finite, and a change of exactly nothing, are a :class:`DivergedError`.
     """
-    items = item_pools(pools, context.rows)
-    method.prepare(context, items)
+    method.prepare(context, item_pools(pools, context.rows))
     optimiser = build_optimiser(subject, method)
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
@@ -89,7 +88,7 @@ def train(
             if method.proximal and method.sparsity:
                 shrink(optimiser, subject.emptied(), method.sparsity)
         if within == length:
-            method.finish(context, items)
+            method.finish(context, item_pools(pools, context.rows))
             lost = subject.settle()
         if within % method.check_every == 0 or within == length:
             _lift(subject, [*pools.values(), *validation.values()])

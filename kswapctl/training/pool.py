@@ -21,6 +21,8 @@ CHUNK = 256
 """Most images per frozen forward."""
 AREA = CHUNK * 64 * 64
 """Most pixels of them."""
+TOKEN = 16 * 16
+"""Most pixels that a token counts for: the patch that it stands for, however wide it is."""
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Maker:
             repr(self.preprocessing),
             *place,
             str(dtype),
+            self.subject.device.type,
             str(self.subject.known_rows()),
             torch.__version__,
             flat,
@@ -142,8 +145,9 @@ class Maker:
 
 
 def chunk_of(images: Tensor) -> int:
-    """How many of (N, ...) ``images`` or activations go through the network at once."""
-    return max(1, min(CHUNK, AREA // images[0].shape[-2:].numel()))
+    """How many of (N, C, H, W) ``images`` or (N, T, D) activations go through the network at once."""
+    height, width = images[0].shape[-2:]
+    return max(1, min(CHUNK, AREA // (height * (min(width, TOKEN) if images.dim() == 3 else width))))
 
 
 @torch.no_grad()

@@ -122,7 +122,10 @@ class Subject:
             seen: list[Tensor] = []
             within = dict(module.named_modules())
             blocks = [within[path] for path in self.watched if path in within]  # what lies below stays as it is
-            hooks = [b.register_forward_hook(lambda _, __, output: seen.append(pooled(output).float())) for b in blocks]
+            hooks = [
+                block.register_forward_hook(lambda block, _, output: seen.append(pooled(block, output).float()))
+                for block in blocks
+            ]
             try:
                 with self.autocast():
                     last: Tensor = functional_call(module, weights, (inputs,))
