@@ -155,6 +155,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("[two]", "[]", "operations[1].classes: ", ""),
         ("[two]", "two", "operations[1].classes: ", "write a list: [two]"),
         ("    seed: 3", "    method: gs-lorra", "operations[1]: no method 'gs-lorra'", "'gs-lora'"),
+        ("set: {steps: 2}", "set: {steps: null}", "defaults.set.steps: a hyper-parameter is text, a number", ""),
         ("    seed: 3", "    preset: quick", "operations[1]: no preset 'quick'", ""),
         ("beta: 1.5", "betta: 1.5", "operations[1]: no hyper-parameter 'betta' in this method", "'beta'"),
         ("defaults:", "default:", "default: is no key here", "'defaults'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from kswapctl.data.sources import open_source
 from kswapctl.errors import KswapError, UsageError
@@ -14,7 +14,15 @@ from kswapctl.operations.documents import Document, read_document
 from kswapctl.spec import DEFAULT_METHOD, MOST_SEED, Change, Depth, Kind, Rehearsal, Targets, method_at
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Setting = str | bool | int | float
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError("a hyper-parameter is text, a number, true or false")
+    return value
+
+
+Setting = Annotated[str | bool | int | float, PlainValidator(_plain)]
 
 
 class Options(Document):
