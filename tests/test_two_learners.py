@@ -54,8 +54,10 @@ def test_who_waited_is_told_before_any_work(home: Path, run, waiting: None) -> N
     ran = run(*LINE)
     assert ran.code == 11
     assert "moved from digits@2 to digits@3" in ran.err
-    assert "--onto" in ran.err
+    assert "kswapctl branch digits@2 NEW" in ran.err
     assert run("branch", "digits", "--json").json == {"main": "digits@3"}
+    run("branch", "digits@2", "NEW")
+    assert run(LINE[0], "digits@NEW", *LINE[2:]).code == 0
 
 
 def test_who_waited_may_keep_to_the_old_head(home: Path, run, waiting: None) -> None:

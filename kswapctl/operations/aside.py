@@ -29,7 +29,10 @@ def check_head(registry: Registry, name: str, expected: str) -> None:
 def moved(name: str, expected: Version, found: Version) -> HeadMoved:
     """The head moved before any work was done."""
     error = HeadMoved(name, expected.ref, found.ref)
-    error.hint = f"run it again to stand on {found.ref}, or on a branch: kswapctl branch {expected.ref} NEW"
+    error.hint = (
+        f"run it again to stand on {found.ref}; "
+        f"to keep to {expected.ref}: kswapctl branch {expected.ref} NEW, and name {expected.model}@NEW"
+    )
     return error
 
 
