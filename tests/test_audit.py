@@ -161,6 +161,12 @@ def test_one_image_of_each_class_is_measured_as_far_as_it_goes() -> None:
     assert choose_strength(one, "last", 0) == 0.1
 
 
+def test_a_strength_is_found_where_one_class_alone_stays() -> None:
+    train = ORIGINAL.retain_train
+    alone = dataclasses.replace(ORIGINAL, retain_train=train.take(np.flatnonzero(train.labels == 0)))
+    assert choose_strength(alone, "last", 0) == 0.1
+
+
 def first_of_each(view: View) -> View:
     return view.take(np.unique(view.labels, return_index=True)[1])
 

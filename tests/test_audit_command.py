@@ -79,6 +79,24 @@ def test_a_merged_base_is_held_against_what_knew_it_before(run, digits: Path, tm
     assert [m["value"] for m in one.json["measures"]] == [m["value"] for m in two.json["measures"]]
 
 
+@pytest.mark.parametrize("deep", [1, 2])
+def test_a_merged_base_is_held_against_the_stack_before_its_classes_were_learned(
+    run_fresh, digits: Path, tmp_path: Path, deep: int
+) -> None:
+    file = tmp_path / "clean.safetensors"
+    lessons = ["eight", "nine"][-deep:]
+    for name in lessons:
+        assert run_fresh("learn", "digits", "--data", digits, "--classes", name, *FEW).code == 0
+    assert run_fresh("forget", "digits", "--classes", lessons[-1], *FEW).code == 0
+    assert run_fresh("merge", "digits", "-o", file).code == 0
+    assert run_fresh("add", "clean", file).code == 0
+    found = [
+        run_fresh("audit", ref, "--classes", lessons[-1], *QUICK, "--data", digits).json["reference"]["kind"]
+        for ref in ("digits", "clean")
+    ]
+    assert found == ["R2", "R2"]
+
+
 def test_too_few_steps_fail(run) -> None:
     assert run("forget", "digits", "--classes", "two", "--set", "steps=1", "--set", "cycles=1", *FEW[2:]).code == 0
     ran = run("audit", "digits", *QUICK)

@@ -165,3 +165,21 @@ def test_an_image_s_name_need_not_be_utf_8(capsys: pytest.CaptureFixture[str]) -
 def test_how_deep_it_was_forgotten_is_said_by_what_the_images_have(audited: bool, said: str) -> None:
     version = SimpleNamespace(method="erase", ref="m@1")
     assert said in _what_is_left(version, audited)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("audit", "digits", "-o", "audit"),
+        ("analyze", "digits", "-o", "figures"),
+        ("backup", "copy.tar"),
+        ("merge", "digits", "-o", "m.safetensors"),
+        ("branch", "digits", "night", "--to", "-1"),
+    ],
+)
+def test_nothing_is_written_into_the_registry(run, home: Path, line: tuple[str, ...], state) -> None:
+    """Nor is a branch moved from where another stands."""
+    line = (*line[:-1], str(home / line[-1]) if line[0] != "branch" else line[-1])
+    ran = run(*line)
+    assert ran.code == 2
+    assert ("inside the registry" in ran.err) == (line[0] != "branch")

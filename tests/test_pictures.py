@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kswapctl.analysis.pictures import Column, Pick, pick_samples
+from kswapctl.analysis.pictures import Column, Pick, draw_side_by_side, pick_samples
 from kswapctl.tasks import TASKS, Shown
 
 
@@ -138,3 +138,10 @@ def test_marks_are_drawn_where_they_are():
     (shown,) = TASKS["detection"].show_truth(targets)
     assert shown.boxes is not None
     assert shown.boxes.tolist() == [pytest.approx([1, 1, 0.4, 0.4, 0.6, 0.6])]
+
+
+def test_a_dollar_in_a_class_s_name_begins_no_formula(tmp_path):
+    column = Column("marked", ["US$_$", "b"], [Shown(boxes=torch.tensor([[0.0, 1, 0.1, 0.1, 0.5, 0.5]]))])
+    pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    draw_side_by_side(tmp_path / "p.png", [Pick("retained", "US$_$", 0)], pixels, [column])
+    assert (tmp_path / "p.png").stat().st_size

@@ -83,10 +83,13 @@ def test_another_model_of_the_same_base_is_what_still_knows(merged: Run, tmp_pat
     from kswapctl.operations.residue import find_remains
 
     assert merged("add", "twin", CHECKPOINT).code == 0
+    assert merged("merge", "twin@base", "-o", tmp_path / "copy.safetensors").code == 0
+    assert "merge of twin@base: copy.safetensors" in merged("purge", "digits", "--json").json["elsewhere"]
     assert merged("purge", "digits", "--confirm", "digits").code == 0
     with Registry.open(tmp_path / "registry") as registry:
         left = find_remains(registry, "digits@1", ("three",))
     assert (left.level, {what.partition(":")[0] for what in left.held}) == ("SUPPRESSED", {"digits@base", "twin@base"})
+    assert left.shipped == ("merge of twin@base",)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Shipping: merged weights, ONNX files and PEFT folders compute what the stacked model computes."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import onnx
@@ -50,6 +52,15 @@ def test_a_merged_file_is_what_timm_loads(run, tmp_path: Path, stacked: Composed
 def test_merging_the_base_gives_the_checkpoint_back(run, tmp_path: Path) -> None:
     run("merge", "digits@base", "-o", tmp_path / "m.safetensors")
     assert fingerprint(read(tmp_path / "m.safetensors")[0]) == fingerprint(read(CHECKPOINT)[0])
+
+
+def test_others_may_read_a_merged_file_where_the_user_lets_them(look, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert look("merge", "digits", "-o", tmp_path / "m.safetensors").code == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "m.safetensors").stat().st_mode) == 0o644
 
 
 def test_merging_twice_writes_the_same_bytes(run, tmp_path: Path) -> None:

@@ -492,3 +492,31 @@ def test_a_cluster_that_is_not_here_is_told(tiny: Path, given, tmp_path: Path, i
     ran = invoke(None, "study", tiny, *use, "-o", tmp_path / "study", "--cluster", "moon")
     assert ran.code == 2
     assert "'moon'" in ran.err
+
+
+def test_new_values_of_a_method_make_new_cells(tiny: Path, given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a release does that changes a default."""
+    from kswapctl.methods import finetune
+
+    before = {cell.key for cell in cells_of(read_study(str(tiny)), given)}
+    assert before == {cell.key for cell in cells_of(read_study(str(tiny)), given)}
+    monkeypatch.setattr(finetune.Learn, "presets", {"default": {"lr": 0.5}})
+    after = cells_of(read_study(str(tiny)), given)
+    assert {cell.contender.name for cell in after if cell.key in before} == {"two"}  # which learns otherwise
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": {"number": 7, "met": true, "costs": {}}}', '{"a": 1}'])
+def test_notes_that_tell_nothing_only_cost_time(given, tmp_path: Path, text: str) -> None:
+    with Registry.create(tmp_path / "registry") as registry:
+        add_model(registry, MODEL, str(CHECKPOINT), Description(), given["digits"])
+        (tmp_path / "registry-done.json").write_text(text)
+        assert Workshop(registry, "s").done == {}
+
+
+def test_seeds_of_nobody_s_plan_are_in_the_tables(tiny: Path, given, tmp_path: Path, invoke) -> None:
+    use = [text for name, path in given.items() for text in ("--use", f"{name}={path}")]
+    line = ("study", tiny, *use, "-o", tmp_path / "out", "--workers", "1", "--only", "one", "--quiet")
+    assert invoke(None, *line, "--seeds", "7").code == 0
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [cell["cell"]["seed"] for cell in told["cells"]] == [7]
+    assert (tmp_path / "out" / "table.md").is_file()

@@ -16,6 +16,12 @@ COLOURS = {"retain": "#1f6feb", "learned": "#1a7f37", "forgotten": "#b42318", "f
 MARKERS = "osD^vP*X<>hd"
 
 
+def plainly(legend: Any) -> None:
+    """Show the names of a legend as they are: a dollar sign begins no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 @contextmanager
 def figure(folder: Path, name: str, numbers: object, size: tuple[float, float], panels: int = 1) -> Iterator[Any]:
     """Yield the axes of a figure; it is then written to ``folder`` as ``name`` in every format, with its numbers."""
@@ -84,6 +90,7 @@ def draw_trade_off(folder: Path, title: str, points: Sequence[Mapping[str, Any]]
                 forgotten, retained, width, spread, marker=marker, linestyle="", capsize=2, label=point["method"]
             )
         axis.set(xlabel="accuracy on what is forgotten, % (lower is better)", ylabel="accuracy on what stays, %")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2 if len(points) > 14 else 1, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        columns = 2 if len(points) > 14 else 1
+        plainly(axis.legend(fontsize=7, ncols=columns, loc="center left", bbox_to_anchor=(1.01, 0.5)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from kswapctl.analysis.charts import plainly
 from kswapctl.tasks import Shown
 
 COVER = 0.55
@@ -94,10 +95,11 @@ def draw_side_by_side(path: Path, picks: Sequence[Pick], pixels: Tensor, columns
         line, column = index // len(columns), columns[index % len(columns)]
         axis.imshow(pixels[line].permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         _draw(axis, column.shown[line], [colours.get(name, ()) for name in column.names])
-        axis.set_title(_heading(column, line, picks[line]), fontsize=7)
+        axis.set_title(_heading(column, line, picks[line]), fontsize=7, parse_math=False)
     if not labelled:
         marked = [patches.Patch(color=colour, label=name) for name, colour in colours.items()]
-        figure.legend(handles=marked, loc="lower center", ncols=2 * len(columns), fontsize=7, frameon=False)
+        legend = figure.legend(handles=marked, loc="lower center", ncols=2 * len(columns), fontsize=7, frameon=False)
+        plainly(legend)
     figure.tight_layout(rect=(0, keys / high, 1, 1))
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

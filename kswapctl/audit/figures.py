@@ -31,7 +31,7 @@ def draw_audit(path: Path, title: str, measures: Sequence[Measure], curves: Curv
         axis.set_title(f"learning again: {attack}", fontsize=9)
         axis.legend(fontsize=7)
     _draw_indices(axes[0][-1], measures)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.tight_layout()
     figure.savefig(path, dpi=130, metadata={"Software": None} if path.suffix == ".png" else None)
     pyplot.close(figure)

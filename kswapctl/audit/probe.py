@@ -36,10 +36,10 @@ class Probed:
 def choose_strength(case: Case, depth: str, seed: int) -> float:
     """The C that names retained classes best, by cross-validation on retained images only; the middle one without."""
     kept = balanced(case.retain_train, _each(case), seed)
-    smallest = int(np.unique(case.retain_train.labels[kept], return_counts=True)[1].min())
-    if smallest < 2:
+    counts = np.unique(case.retain_train.labels[kept], return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < 2:
         return GRID[len(GRID) // 2]
-    folds = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     search = GridSearchCV(_probe(1.0), {"logisticregression__C": GRID}, cv=folds)
     search.fit(case.retain_train.depths[depth][kept], case.retain_train.labels[kept])
     return float(search.best_params_["logisticregression__C"])

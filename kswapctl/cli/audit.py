@@ -15,6 +15,8 @@ from kswapctl.errors import UsageError, nearest
 from kswapctl.operations.home import open_home
 
 if TYPE_CHECKING:
+    from kswap_registry import Registry
+
     from kswapctl.operations.audit import Audit
 
 TIERS = ("quick", "standard", "deep")
@@ -70,8 +72,8 @@ def audit(
     """
     if tier not in TIERS:
         raise UsageError(f"no tier {tier!r}", nearest(tier, TIERS))
-    folder = _make_folder(output, overwrite)
     with open_home(home) as registry, render.Live() as live:
+        folder = _make_folder(registry, output, overwrite)
         from kswapctl.operations.audit import audit_version
         from kswapctl.operations.audit_material import Request
 
@@ -120,13 +122,14 @@ def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 
-def _make_folder(output: Path | None, overwrite: bool) -> Path | None:
+def _make_folder(registry: Registry, output: Path | None, overwrite: bool) -> Path | None:
     if output is None:
         return None
+    from kswapctl.export.files import made_folder, outside
+
+    outside(registry.folder, output)
     if any((output / name).exists() for name in ("audit.json", "audit.png")) and not overwrite:
         raise UsageError(f"{output} holds an audit", "say --overwrite, or choose another folder")
-    from kswapctl.export.files import made_folder
-
     return made_folder(output)
 
 

@@ -129,6 +129,7 @@ def study(
         raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
     summary = summarise(chosen, results)
     # the files hold all that is done, whatever was asked for now
+    whole = whole.model_copy(update={"seeds": tuple(dict.fromkeys((*whole.seeds, *chosen.seeds)))})
     every = results if chosen == whole else results_of(whole, given, folder)
     files = write_tables(whole, summarise(whole, every), every, folder) if every else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))

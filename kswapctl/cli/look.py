@@ -127,7 +127,7 @@ def rollback(
                 f"{model} is at its base: there is no step back", f"forward: --to N; kswapctl list {model}"
             )
         target = registry.resolve(f"{model}@{to}")
-        now = registry.move_head(model, target.number, action="rollback", command=command_line())
+        now = registry.move_head(model, target.number, command=command_line(), expected=before.number)
     render.data({"head": now.ref, "was": before.ref}, render.table("", ["head", "was"], [(now.ref, before.ref)]))
 
 

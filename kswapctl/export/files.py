@@ -62,3 +62,9 @@ def made_folder(folder: Path) -> Path:
     except OSError as error:
         raise DiskError(f"cannot make {folder}: {error.strerror}", "choose another place") from error
     return folder
+
+
+def outside(registry: Path, output: Path) -> None:
+    """Refuse to write into the registry's folder."""
+    if registry.resolve() in (output.resolve(), *output.resolve().parents):
+        raise UsageError(f"{output} is inside the registry", "choose another place")

@@ -17,7 +17,7 @@ from kswapctl.data.images import Images
 from kswapctl.errors import DataError, NotFoundError, UsageError, first_line
 from kswapctl.evaluation.predict import answer
 from kswapctl.evaluation.scores import evaluate
-from kswapctl.export.files import made_folder
+from kswapctl.export.files import made_folder, outside
 from kswapctl.operations.look import test_images
 from kswapctl.operations.pictures import compare_answers, groups_of
 from kswapctl.operations.versions import Composed, load_version
@@ -47,6 +47,7 @@ def analyze(
             raise UsageError(f"{version.ref} is the base: nothing was changed", "name a version: kswapctl list")
     if len({v.model for v in versions}) > 1:
         raise UsageError("these are versions of different models", "compare versions of one model")
+    outside(registry.folder, folder)
     made_folder(folder)
     profiles: list[Profile] = []
     made = ["layers"]

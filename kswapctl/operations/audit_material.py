@@ -193,7 +193,7 @@ def _reference(
         return known, "R1"
     learned = [original.knowledge.learned.get(c, 0) for c in targets]
     if all(learned):
-        before = load_version(registry, _at(registry, version, min(learned) - 1))
+        before = load_version(registry, _at(registry, original.version, min(learned) - 1))
         if not set(targets) & set(before.knowledge.classes):
             return _known(before), "R2"
     return None, "R3"

@@ -14,7 +14,7 @@ from kswap_registry import PurgedBlob, Registry, RegistryError, copies, doctor
 from kswap_registry.doctor import Finding, Moved
 
 from kswapctl.errors import IntegrityError, KswapError, NotFoundError, UnsafeInputError, UsageError
-from kswapctl.export.files import check_free, written_whole
+from kswapctl.export.files import check_free, outside, written_whole
 from kswapctl.progress import Progress
 
 ARCHIVE = ".tar"
@@ -74,6 +74,7 @@ def parse_grace(text: str) -> timedelta:
 
 def backup(registry: Registry, target: Path, overwrite: bool = False) -> Path:
     """Copy the registry as it is now, while it may be in use: into a new folder, or one ``.tar`` file."""
+    outside(registry.folder, target)
     if target.suffix != ARCHIVE:
         if overwrite and target.exists():
             raise UsageError(

@@ -14,9 +14,8 @@ from kswapctl.analysis.pictures import Column, Pick, draw_side_by_side, pick_sam
 from kswapctl.data.images import Images
 from kswapctl.errors import NotFoundError, UsageError, nearest
 from kswapctl.evaluation.predict import predict
-from kswapctl.export.files import check_free, written_whole
+from kswapctl.export.files import check_free, outside, written_whole
 from kswapctl.operations.look import test_images
-from kswapctl.operations.ship import outside
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.spec import Knowledge
@@ -82,7 +81,7 @@ def show_predictions(
         raise UsageError(f"{before.ref} and {after.ref} are of different models", "compare versions of one model")
     if request.output.suffix.lower() not in FORMATS:
         raise UsageError(f"cannot draw {request.output.name}", "name a .png or .svg")
-    outside(registry, request.output)
+    outside(registry.folder, request.output)
     check_free(request.output, request.overwrite)
     pair = (load_version(registry, before), load_version(registry, after))
     either = _either(pair)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kswap_registry import Registry, purge
 
 from kswapctl.errors import UsageError
-from kswapctl.operations.residue import knowing, shipped_from
+from kswapctl.operations.residue import knowing, shipped_anywhere, with_twins
 from kswapctl.operations.versions import knowledge_of
 
 
@@ -35,8 +35,8 @@ def plan_purge(registry: Registry, name: str) -> Purging:
                 f"move it to a version that has: kswapctl branch {name} BRANCH --to V",
             )
         forgotten |= dict.fromkeys(gone)
-    knew = {v.number for v in knowing(registry, name, forgotten)}
-    elsewhere = dict.fromkeys(f"{what}: {place}" for what, place in shipped_from(registry, name, knew))
+    knew = with_twins(registry, knowing(registry, name, forgotten))
+    elsewhere = dict.fromkeys(f"{what}: {place}" for what, place in shipped_anywhere(registry, knew))
     return Purging(purge.plan(registry, name), tuple(forgotten), tuple(elsewhere))
 
 

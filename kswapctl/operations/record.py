@@ -13,7 +13,7 @@ from kswap_registry import Event, Registry, Version
 
 from kswapctl.audit.verdict import AUDIT_V1, Measure, as_json, judge
 from kswapctl.errors import IntegrityError, NotFoundError, UsageError
-from kswapctl.export.files import written_whole
+from kswapctl.export.files import outside, written_whole
 from kswapctl.export.statement import make_statement, seal, unseal
 from kswapctl.operations.home import environment
 from kswapctl.operations.residue import find_remains
@@ -44,6 +44,7 @@ def write_record(
     registry: Registry, version: Version, output: Path, key: Path | None, request: str, overwrite: bool
 ) -> dict[str, Any]:
     """Write the record of ``version``'s last audit; ``request`` is the asker's own reference, such as a ticket."""
+    outside(registry.folder, output)
     *earlier, event = _audits(registry, version)
     subjects = {f"weights of {version.ref}": version.weights}
     subjects |= {f"adapter of {v.ref}": v.adapter for v in registry.stack(version)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,13 +34,14 @@ def find_remains(registry: Registry, original: str, classes: Collection[str]) ->
     knew = registry.resolve(original)
     stack = [registry.resolve(f"{knew.model}@base"), *registry.stack(knew)]
     holders = {v.number: v for v in (*stack, *knowing(registry, knew.model, classes))}
+    twins = _twins(registry, holders.values())
     held = tuple(
         f"{version.ref}: {name}"
-        for version in (*(version for _, version in sorted(holders.items())), *_twins(registry, holders.values()))
+        for version in (*(version for _, version in sorted(holders.items())), *twins)
         for name, digest in version.files.items()
         if _stored(registry, digest)
     )
-    shipped = tuple(dict.fromkeys(what for what, _ in shipped_from(registry, knew.model, holders)))
+    shipped = tuple(dict.fromkeys(what for what, _ in shipped_anywhere(registry, (*holders.values(), *twins))))
     return Remains("SUPPRESSED" if held else "MERGED" if shipped else "PURGED", held, shipped)
 
 
@@ -73,6 +74,19 @@ def knowing(registry: Registry, name: str, classes: Collection[str]) -> list[Ver
     """The versions of a model, on any branch, that know one of ``classes``."""
     model = registry.model(name)
     return [v for v in registry.versions(name) if not set(classes).isdisjoint(knowledge_of(model, v).known)]
+
+
+def with_twins(registry: Registry, holders: Collection[Version]) -> list[Version]:
+    """``holders``, and the versions of other models that compute the same."""
+    return [*holders, *_twins(registry, holders)]
+
+
+def shipped_anywhere(registry: Registry, versions: Iterable[Version]) -> list[tuple[str, str]]:
+    """:func:`shipped_from`, of versions of several models."""
+    numbers: dict[str, set[int]] = {}
+    for version in versions:
+        numbers.setdefault(version.model, set()).add(version.number)
+    return [found for model, those in numbers.items() for found in shipped_from(registry, model, those)]
 
 
 def shipped_from(registry: Registry, model: str, numbers: Collection[int]) -> list[tuple[str, str]]:

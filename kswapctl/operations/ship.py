@@ -12,7 +12,7 @@ from kswap_registry.filesystem import require_space
 from kswapctl.data.images import Images
 from kswapctl.errors import UsageError
 from kswapctl.evaluation.predict import predict
-from kswapctl.export.files import check_free, made_folder, written_whole
+from kswapctl.export.files import check_free, made_folder, outside, written_whole
 from kswapctl.export.onnx import LARGE, Parity, Precision, beside, check_parity, run_onnx, to_fp16, to_int8, write_onnx
 from kswapctl.models.lora import save
 from kswapctl.models.weights import write
@@ -42,7 +42,7 @@ class Export:
 
 def merge(registry: Registry, version: Version, output: Path, overwrite: bool, command: str) -> Path:
     """Write the composed weights as a safetensors file that timm loads; its metadata lets ``add`` read it again."""
-    outside(registry, output)
+    outside(registry.folder, output)
     if output.suffix.lower() != ".safetensors":
         raise UsageError(f"{output.name} would not say what it is", f"name it {output.stem}.safetensors")
     check_free(output, overwrite)
@@ -58,7 +58,7 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
 
 def export(registry: Registry, version: Version, request: Export, command: str, progress: Progress) -> Parity:
     """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
-    outside(registry, request.output)
+    outside(registry.folder, request.output)
     check_free(request.output, request.overwrite)
     composed = load_version(registry, version)
     if _bytes_of(composed) > LARGE:
@@ -98,7 +98,7 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
 
 def unpack(registry: Registry, version: Version, folder: Path, overwrite: bool) -> Path:
     """Write the version's own adapter as a folder that plain PEFT loads."""
-    outside(registry, folder)
+    outside(registry.folder, folder)
     if not version.number:
         raise UsageError(f"{version.ref} is the base: it has no adapter", "name a version: kswapctl list")
     adapter = load_adapters(registry, version)[-1]
@@ -143,9 +143,3 @@ def _spread(images: Images, classes: int, every: bool) -> Any:
 
 def _bytes_of(composed: Composed) -> int:
     return 2**20 + sum(tensor.nbytes for tensor in composed.weights.values())
-
-
-def outside(registry: Registry, output: Path) -> None:
-    """Refuse to write into the registry."""
-    if registry.folder.resolve() in (output.resolve(), *output.resolve().parents):
-        raise UsageError(f"{output} is inside the registry", "choose another place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from .errors import StorageFull, storage_errors
@@ -27,7 +28,7 @@ _MOUNTS = Path("/proc/self/mounts")
 def network_kind(folder: Path) -> str:
     """The kind of network disk ``folder`` lies on; empty for a local one, or where nobody knows."""
     try:
-        mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
+        mounts = [line.split() for line in os.fsdecode(_MOUNTS.read_bytes()).splitlines()]
     except OSError:
         return ""
     place = folder.resolve()
@@ -50,4 +51,4 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def _unescaped(place: str) -> str:
-    return place.encode().decode("unicode_escape")  # /proc/mounts writes a space as \\040
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)  # a space is written as \\040

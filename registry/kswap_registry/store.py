@@ -14,15 +14,7 @@ from .blobs import Blob, BlobStore
 from .database import Database
 from .digests import text
 from .durable import open_regular
-from .errors import (
-    AlreadyExists,
-    Damaged,
-    MissingBlob,
-    NoRegistry,
-    ReadOnly,
-    UnknownVersion,
-    storage_errors,
-)
+from .errors import AlreadyExists, Damaged, MissingBlob, NoRegistry, ReadOnly, UnknownVersion, storage_errors
 from .faults import point
 from .lock import Holder, WriterLock
 from .operation import Operation, Plan, close_dead
@@ -206,15 +198,16 @@ class Registry:
         command: str = "",
         note: str = "",
         branch: str = refs.MAIN,
+        expected: int | None = None,
     ) -> Version:
-        """Move a branch's head to any version that is not purged; nothing is recorded if it is there already."""
+        """Move a head, which must be ``expected`` if that is given, to any version there is; recorded if it moves."""
         require(self, self.resolve(f"{model_name}@{number or 'base'}"))
         with self.exclusive(command), storage_errors(self.folder):
             with self.database.writing():
                 model = self._version_row(model_name, number)
-                previous = refs.head(self.database, model, branch)
-                if previous != number:
-                    writing.move_head(self.database, writing.Move(model, branch, previous, number))
+                if (previous := refs.head(self.database, model, branch)) != number:
+                    move = writing.Move(model, branch, previous if expected is None else expected, number)
+                    writing.move_head(self.database, move)
                     point("head.after_move")
                     history.append(
                         self.database,

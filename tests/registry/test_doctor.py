@@ -195,6 +195,15 @@ def test_a_network_disk_is_reported(faces: Registry, tmp_path: Path, monkeypatch
     assert doctor.check(faces) == []
 
 
+def test_a_mount_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "caf\u00e9"
+    mounts = tmp_path / "mounts"
+    mounts.write_bytes(b"/dev/sdb1 /media/caf\xe9 vfat rw 0 0\n" + f"server:/x {place} nfs4 rw 0 0\n".encode())
+    monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
+    assert filesystem.network_kind(place) == "nfs4"
+    assert filesystem.network_kind(tmp_path) == ""
+
+
 def test_fixing_moves_into_quarantine_and_deletes_nothing(faces: Registry, learn: Learn) -> None:
     version = learn("one")
     path = blob(faces, version)

@@ -91,6 +91,14 @@ def test_the_head_moves_back_and_forth_and_each_move_is_recorded(faces: Registry
     assert (forth.action, forth.previous, forth.number) == ("forward", 0, 2)
 
 
+def test_a_move_from_where_the_head_no_longer_is_is_told(faces: Registry, learn: Learn) -> None:
+    learn("one"), learn("two")
+    with pytest.raises(HeadMoved, match="faces@1 to faces@2"):
+        faces.move_head("faces", 0, expected=1)
+    assert faces.resolve("faces").number == 2
+    assert faces.move_head("faces", 0, expected=2).number == 0
+
+
 def test_a_move_to_where_the_head_is_records_nothing(faces: Registry) -> None:
     before = faces.events()
     assert faces.move_head("faces", 0).number == 0

@@ -17,14 +17,12 @@ from kswap_registry import Registry
 from kswapctl.data.sources import open_source
 from kswapctl.errors import DivergedError, UsageError
 from kswapctl.operations.home import environment
-from kswapctl.operations.studies.schema import Contender, Split, Study, place
+from kswapctl.operations.studies.schema import KINDS, Contender, Split, Study, place
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
 from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.progress import Progress
-from kswapctl.spec import Change, Kind, Rehearsal
-
-KINDS: dict[str, Kind] = {"l": "learn", "f": "forget"}
+from kswapctl.spec import Change, Rehearsal
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def cells_of(study: Study, given: dict[str, str]) -> list[Cell]:
 
 def _cell(study: Study, given: Mapping[str, str], contender: Contender, split: Split, order: str, seed: int) -> Cell:
     recipes = contender.model_dump(exclude={"splits", "orders"})
-    decides = [study.base, study.data, dict(given), recipes, split.model_dump(), order, seed]
+    values = [asdict(contender.recipe(KINDS[letter]).configured(KINDS[letter])) for letter in order]
+    decides = [study.base, study.data, dict(given), recipes, values, split.model_dump(), order, seed]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     words = f"{contender.name}-{split.name}-{order}-{seed}"
     return Cell(contender, split, order, seed, f"{re.sub(r'[^A-Za-z0-9]+', '-', words)}-{digest}")

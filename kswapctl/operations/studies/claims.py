@@ -59,8 +59,12 @@ def result_file(folder: Path, key: str) -> Path:
 
 
 def write_result(folder: Path, key: str, value: dict[str, Any]) -> None:
-    """Write a result so that it is there whole, or not at all, also after a power cut."""
-    file = result_file(folder, key)
+    """Write the result of the cell called ``key``."""
+    write_synced(result_file(folder, key), value)
+
+
+def write_synced(file: Path, value: dict[str, Any]) -> None:
+    """Write JSON so that it is there whole, or not at all, also after a power cut."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as stream:

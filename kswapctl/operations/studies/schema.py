@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from kswapctl.errors import NotFoundError, UsageError, nearest
-from kswapctl.methods import find_method
+from kswapctl.methods import Method, find_method
 from kswapctl.operations.documents import Document, parse_document, read_document
 from kswapctl.operations.plan import Setting
 from kswapctl.spec import MOST_SEED, Kind
@@ -17,6 +17,10 @@ from kswapctl.spec import MOST_SEED, Kind
 Column = Literal[
     "Acc_r", "Acc_l", "Acc_f", "Acc_o", "Acc_a", "H", "drop", "drop_a", "ratio", "blocks", "size", "seconds"
 ]
+
+
+KINDS: dict[str, Kind] = {"l": "learn", "f": "forget"}
+"""What a letter of an order stands for."""
 
 
 class Recipe(Document):
@@ -29,6 +33,10 @@ class Recipe(Document):
     def settings(self) -> dict[str, str]:
         """The values as text, as the command line would have them."""
         return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in self.set.items()}
+
+    def configured(self, kind: Kind) -> Method:
+        """The method itself, with all its values."""
+        return find_method(self.method, kind).configure(self.preset, self.settings())
 
 
 class Contender(Document):
@@ -167,11 +175,9 @@ def _check(study: Study) -> None:
                     f"{contender.name} runs {order!r}, with which no order begins", nearest(order, study.orders)
                 )
         letters = {letter for order in contender.orders or study.orders for letter in order}
-        for kind, letter in (("learn", "l"), ("forget", "f")):
+        for letter, kind in KINDS.items():
             if letter in letters:
-                recipe = contender.recipe("learn" if kind == "learn" else "forget")
-                method = find_method(recipe.method, "learn" if kind == "learn" else "forget")
-                method.configure(recipe.preset, recipe.settings())
+                contender.recipe(kind).configured(kind)
         for name in contender.splits:
             if name not in known:
                 raise UsageError(f"{contender.name} names the split {name!r}, which there is not", nearest(name, known))

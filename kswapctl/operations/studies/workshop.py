@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from kswap_registry import Registry
 
 from kswapctl.evaluation.scores import Evaluation
+from kswapctl.methods import find_method
 from kswapctl.operations.change import apply
+from kswapctl.operations.studies.claims import write_synced
 from kswapctl.operations.studies.gauge import Gauge
 from kswapctl.progress import Progress
 from kswapctl.spec import Change
@@ -46,12 +48,14 @@ class Workshop:
         self.notes = registry.folder.with_name(f"{registry.folder.name}-done.json")
         self.gauge = Gauge(registry, MODEL)
         self.measured: dict[tuple[object, ...], Evaluation] = {}
-        noted = json.loads(self.notes.read_text()) if self.notes.is_file() else {}
-        self.done = {key: Done(**value) for key, value in noted.items()}
+        made = {v.number for v in registry.versions(MODEL)}
+        self.done = {key: done for key, done in self._noted().items() if done.number in made}
 
     def do(self, parent: int, change: Change, name: str, progress: Progress) -> Done:
         """``change`` on version ``parent``, on a branch of its own called after ``name``."""
-        key = hashlib.sha256(json.dumps([parent, change.to_json()], sort_keys=True).encode()).hexdigest()
+        method = find_method(change.method, change.kind).configure(change.preset, change.settings)
+        said = json.dumps([parent, change.to_json(), asdict(method)], sort_keys=True)
+        key = hashlib.sha256(said.encode()).hexdigest()
         if key not in self.done:
             branch = self._new_branch(parent, name)
             cached = replace(change, cache_dir=str(self.cache))
@@ -64,9 +68,7 @@ class Workshop:
                 "lost": made.outcome.lost,
             }
             self.done[key] = Done(made.version.number, made.outcome.met, costs)
-            temporary = self.notes.with_suffix(".tmp")
-            temporary.write_text(json.dumps({k: asdict(d) for k, d in self.done.items()}))
-            temporary.replace(self.notes)
+            write_synced(self.notes, {k: asdict(d) for k, d in self.done.items()})
         return self.done[key]
 
     def scores(self, number: int, data: Sequence[str]) -> Evaluation:
@@ -79,6 +81,13 @@ class Workshop:
     def close(self) -> None:
         """Throw away what only saved time."""
         shutil.rmtree(self.cache, ignore_errors=True)
+
+    def _noted(self) -> dict[str, Done]:
+        """What the notes tell; nothing where they cannot be read, which only costs time."""
+        try:
+            return {key: Done(**value) for key, value in json.loads(self.notes.read_bytes()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
 
     def _new_branch(self, parent: int, name: str) -> str:
         """A branch at ``parent``; a cell that was killed has left one, so each try has its own."""
