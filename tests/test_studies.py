@@ -520,3 +520,8 @@ def test_seeds_of_nobody_s_plan_are_in_the_tables(tiny: Path, given, tmp_path: P
     told = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [cell["cell"]["seed"] for cell in told["cells"]] == [7]
     assert (tmp_path / "out" / "table.md").is_file()
+    (tmp_path / "out" / "results.json").unlink()
+    assert invoke(None, *line, "--table").code == 3  # of its own seeds none is done
+    assert invoke(None, *line, "--seeds", "0").code == 0
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert sorted(cell["cell"]["seed"] for cell in told["cells"]) == [0, 7]

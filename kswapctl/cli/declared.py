@@ -111,6 +111,7 @@ def study(
         rows = [(s.name, s.title, ", ".join(s.needs)) for s in known]
         render.data([s.model_dump() for s in known], render.table("", ["study", "what it asks", "needs"], rows))
         return
+    from kswapctl.operations.studies.cells import seeds_done
     from kswapctl.operations.studies.narrow import narrowed
     from kswapctl.operations.studies.run import results_of, run_study
     from kswapctl.operations.studies.table import summarise, write_tables
@@ -129,7 +130,7 @@ def study(
         raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
     summary = summarise(chosen, results)
     # the files hold all that is done, whatever was asked for now
-    whole = whole.model_copy(update={"seeds": tuple(dict.fromkeys((*whole.seeds, *chosen.seeds)))})
+    whole = whole.model_copy(update={"seeds": tuple(dict.fromkeys((*whole.seeds, *seeds_done(folder))))})
     every = results if chosen == whole else results_of(whole, given, folder)
     files = write_tables(whole, summarise(whole, every), every, folder) if every else []
     render.data([asdict(row) for row in summary], *_study_tables(chosen, summary))

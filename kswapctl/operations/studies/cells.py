@@ -17,6 +17,7 @@ from kswap_registry import Registry
 from kswapctl.data.sources import open_source
 from kswapctl.errors import DivergedError, UsageError
 from kswapctl.operations.home import environment
+from kswapctl.operations.studies.claims import result_file
 from kswapctl.operations.studies.schema import KINDS, Contender, Split, Study, place
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
@@ -61,6 +62,12 @@ def _cell(study: Study, given: Mapping[str, str], contender: Contender, split: S
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     words = f"{contender.name}-{split.name}-{order}-{seed}"
     return Cell(contender, split, order, seed, f"{re.sub(r'[^A-Za-z0-9]+', '-', words)}-{digest}")
+
+
+def seeds_done(folder: Path) -> list[int]:
+    """The seeds of the results in a study's folder, as their names say."""
+    named = (re.search(r"-(\d+)-[0-9a-f]{8}$", file.stem) for file in result_file(folder, "").parent.glob("*.json"))
+    return sorted({int(found[1]) for found in named if found})
 
 
 def run_cell(workshop: Workshop, study: Study, given: dict[str, str], cell: Cell, progress: Progress) -> dict[str, Any]:
