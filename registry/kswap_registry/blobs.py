@@ -88,6 +88,7 @@ class BlobStore:
             sync_folder(self.folder)
         if self._is_sound(blob):
             os.utime(final)  # young again, so that a clean-up does not take it from under us
+            sync_folder(final.parent)  # who put it there may have been killed before that
             return
         temporary.replace(final)  # also heals a damaged blob: a new file, the old one is never written into
         point("blob.after_rename")
