@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kswapctl.errors import UsageError
+from kswapctl.errors import DivergedError, UsageError
 from kswapctl.methods import METHODS, terms
 from kswapctl.methods.base import Context
 from kswapctl.methods.bi_level import Forget as BiLevel
@@ -209,7 +209,7 @@ def test_what_no_method_can_work_with_is_refused(name, setting):
 def test_damping_says_where_it_can_do_nothing():
     """Where seven of ten go, what matters to them matters to all at least 0.7 times as much: never 1.5 times less."""
     context = SimpleNamespace(rows=torch.arange(7), retained=torch.arange(7, 10))
-    with pytest.raises(UsageError, match=r"alpha=1\.5 dampens nothing where 70% of the classes"):
+    with pytest.raises(DivergedError, match=r"alpha=1\.5 dampens nothing where 70% of the classes"):
         METHODS["ssd"][0]().finish(context, {})
 
 

@@ -183,3 +183,7 @@ def test_nothing_is_written_into_the_registry(run, home: Path, line: tuple[str, 
     ran = run(*line)
     assert ran.code == 2
     assert ("inside the registry" in ran.err) == (line[0] != "branch")
+
+
+def test_a_relative_step_of_main_is_one_of_its_own(run) -> None:
+    assert run("branch", "digits", "main", "--to", "-1", "--json").json == {"main": "digits@1"}

@@ -132,7 +132,7 @@ def branch(
     with open_home(home, read_only=not name) as registry:
         version = registry.resolve(ref)
         model = version.model
-        if to.startswith("-"):
+        if to.startswith("-") and name != "main":
             raise UsageError(f"--to {to} would count from the head of main", f"name a version: kswapctl list {model}")
         if to:
             number = registry.resolve(f"{model}@{to}").number

@@ -127,7 +127,10 @@ def study(
         done = table or bool(cluster)
         results = results_of(chosen, given, folder) if done else run_study(chosen, given, folder, workers, live)
     if table and not results:
-        raise NotFoundError(f"no cell of this study is done in {folder}", "run it, or give the same --use as then")
+        raise NotFoundError(
+            f"no cell of this study is done in {folder}",
+            "run it, or give the same --use, and be of the same release, as then",
+        )
     summary = summarise(chosen, results)
     # the files hold all that is done, whatever was asked for now
     whole = whole.model_copy(update={"seeds": tuple(dict.fromkeys((*whole.seeds, *seeds_done(folder))))})

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from kswap_registry import Model, Registry, Version, tombstones
+from kswap_registry import HeadMoved, Model, Registry, Version, tombstones
 from rich.table import Table
 
 from kswapctl.cli import options, render
@@ -127,7 +127,11 @@ def rollback(
                 f"{model} is at its base: there is no step back", f"forward: --to N; kswapctl list {model}"
             )
         target = registry.resolve(f"{model}@{to}")
-        now = registry.move_head(model, target.number, command=command_line(), expected=before.number)
+        try:
+            now = registry.move_head(model, target.number, command=command_line(), expected=before.number)
+        except HeadMoved as error:
+            error.hint = f"look at what was made (kswapctl list {model}), and roll back again"
+            raise
     render.data({"head": now.ref, "was": before.ref}, render.table("", ["head", "was"], [(now.ref, before.ref)]))
 
 

@@ -15,6 +15,13 @@ from kswapctl.data.marks import Box, Boxes
 from kswapctl.data.sources import SPLITS, Sample, Source, read_parts
 from kswapctl.errors import DataError, UnsafeInputError
 
+ID = (int, float, str)
+TYPED: dict[str, dict[str, tuple[type, ...]]] = {
+    "images": {"id": ID, "file_name": (str,)},
+    "annotations": {"image_id": ID, "category_id": ID},
+    "categories": {"id": ID},
+}
+"""What names another entry, or a file, and in which form."""
 SLACK = 2.0
 """Pixels by which a box may leave its image: annotations are rounded, and then cut at the border."""
 
@@ -128,8 +135,8 @@ def _parse(file: Path) -> dict[str, Any]:
             lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if lacking:
                 raise DataError(f"entry {number} of the {name} in {file.name} has no {lacking[0]!r}")
-            for key in {"id", "image_id", "category_id", "file_name"} & entry.keys():
-                if not isinstance(entry[key], str if key == "file_name" else int | float | str):
+            for key, kinds in TYPED[name].items():
+                if not isinstance(entry[key], kinds):
                     raise DataError(
                         f"entry {number} of the {name} in {file.name} has the {key} {entry[key]!r}",
                         "file names are text, ids are numbers",

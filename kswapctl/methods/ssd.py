@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kswapctl.errors import UsageError
+from kswapctl.errors import DivergedError
 from kswapctl.methods.base import AMOUNT, COUNT, Context, Method
 from kswapctl.methods.importance import log_loss, squared_gradients
 from kswapctl.spec import Role
@@ -53,7 +53,7 @@ class Forget(Method):
         """Measure the importances and dampen."""
         share = len(context.rows) / (len(context.rows) + len(context.retained))
         if self.alpha * share >= 1:
-            raise UsageError(
+            raise DivergedError(
                 f"alpha={self.alpha:g} dampens nothing where {share:.0%} of the classes are forgotten",
                 f"it must be below {1 / share:.3g}: --set alpha=1",
             )

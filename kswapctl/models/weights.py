@@ -45,12 +45,12 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 def write(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file; ``metadata`` becomes JSON under one key."""
     text = {METADATA: json.dumps(metadata, sort_keys=True)} if metadata is not None else {"format": "pt"}
-    path.touch()
-    mode = path.stat().st_mode
     try:
+        path.touch()
+        mode = path.stat().st_mode
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path, metadata=text)
         path.chmod(mode)  # it is written for its owner alone
-    except SafetensorError as error:  # its own error for what the operating system said
+    except (SafetensorError, OSError) as error:  # the first is its own for what the operating system said
         raise DiskError(f"cannot write {path.name}: {error}", "free some space, or choose another place") from error
 
 

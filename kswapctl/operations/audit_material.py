@@ -28,6 +28,8 @@ FEWEST_CONTROLS = 5
 """Never-known classes from which they can stand for a reference."""
 RETAIN_SHARE, RETAIN_LEAST = 0.1, 10
 """Share of each retained class's training images that attackers have, and the least number."""
+TOLD_TO_ADD = ("--allow-pickle", "--architecture", "--classes-file")
+"""Options that ``add`` has and an audit has not."""
 TARGET_MOST = 100
 """Most training images of a forgotten or never-known class that attackers have."""
 
@@ -204,9 +206,9 @@ def _from_file(path: Path, original: Composed) -> Known:
     try:
         checkpoint = load(str(path), Description())
     except (UnsafeInputError, UsageError) as error:
-        raise type(error)(
-            error.message, "add it as a model, merge that to a .safetensors, and name this one"
-        ) from error
+        if any(option in error.hint for option in TOLD_TO_ADD):
+            error.hint = "add it as a model, which takes that option, merge that to a .safetensors, and name this one"
+        raise
     same = ("architecture", "arguments")
     for field in same:
         theirs, ours = getattr(checkpoint.spec, field), getattr(original.spec, field)

@@ -77,8 +77,9 @@ def knowing(registry: Registry, name: str, classes: Collection[str]) -> list[Ver
 
 
 def with_twins(registry: Registry, holders: Collection[Version]) -> list[Version]:
-    """``holders``, and the versions of other models that compute the same."""
-    return [*holders, *_twins(registry, holders)]
+    """``holders``, and the versions of other models that compute the same as one of them."""
+    weights = {version.weights for version in holders}
+    return [*holders, *(version for version in _twins(registry, holders) if version.weights in weights)]
 
 
 def shipped_anywhere(registry: Registry, versions: Iterable[Version]) -> list[tuple[str, str]]:

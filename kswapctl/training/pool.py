@@ -146,8 +146,8 @@ class Maker:
 
 def chunk_of(images: Tensor) -> int:
     """How many of (N, C, H, W) ``images`` or (N, T, D) activations go through the network at once."""
-    height, width = images[0].shape[-2:]
-    return max(1, min(CHUNK, AREA // (height * (min(width, TOKEN) if images.dim() == 3 else width))))
+    area = images.shape[1] * min(images.shape[2], TOKEN) if images.dim() == 3 else images[0].shape[-2:].numel()
+    return max(1, min(CHUNK, AREA // area))
 
 
 @torch.no_grad()
