@@ -20,6 +20,10 @@ from kswapctl.methods.base import Context, Method, Seen
 from kswapctl.models.depths import SHARES
 from kswapctl.spec import Role
 
+TOLERANCE, USUAL = 0.01, 0.05
+"""Largest covariance of whitened features with a class that is taken for rounding, and the share of the items that such
+a class has; for a rarer one it is less, as its covariance falls with its share."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -105,8 +109,8 @@ def _fit(features: Tensor, concept: Tensor) -> Part:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package compiles one function in a way that torch has deprecated
         from concept_erasure import LeaceEraser
-    # of a class that few of the items show, the package would take the covariance for rounding
-    eraser = LeaceEraser.fit(features.double(), concept / concept.std(0).clamp_min(1e-12))
+    rarest = concept.mean(0).min().item()
+    eraser = LeaceEraser.fit(features.double(), concept, svd_tol=TOLERANCE * min(1.0, rarest / USUAL))
     return Part(eraser, eraser.proj_right.float(), features.var(0).sum(), torch.zeros_like(features[0]))
 
 
