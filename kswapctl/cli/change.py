@@ -170,7 +170,7 @@ def _by_kind(settings: list[str]) -> dict[str, list[str]]:
         kind, dot, rest = text.partition(".")
         if not dot or "=" in kind:
             both.append(text)
-        elif kind == "learn" or kind == "forget":
+        elif kind in own:
             own[kind].append(rest)
         else:
             raise UsageError(f"--set {text}: {kind!r} is none of the operations", "write learn.NAME or forget.NAME")

@@ -102,7 +102,7 @@ def choose_subject(registry: Registry, version: Version, request: Request) -> Su
     merged = knew_before_merging(registry, version, targets)
     original, operation = _original(registry, composed, targets, merged)
     retained = tuple(c for c in composed.knowledge.known if c in original.knowledge.known and c not in targets)
-    reference, kind = _reference(registry, version, original, targets, request)
+    reference, kind = _reference(registry, original, targets, request)
     return Subject(
         audited=_known(composed),
         original=_known(original),
@@ -182,7 +182,7 @@ def _check_unseen(sources: Sequence[Source], classes: Collection[str], test: Ima
 
 
 def _reference(
-    registry: Registry, version: Version, original: Composed, targets: Collection[str], request: Request
+    registry: Registry, original: Composed, targets: Collection[str], request: Request
 ) -> tuple[Known | None, ReferenceKind]:
     if request.reference:
         known = _from_file(request.reference, original)

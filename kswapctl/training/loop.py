@@ -62,7 +62,8 @@ def train(
     Only the end of a cycle counts, where the learning rate has fallen to zero: before, weights are still on their way.
     A loss or a weight that is not finite, and a change of exactly nothing, are a :class:`DivergedError`.
     """
-    method.prepare(context, item_pools(pools, context.rows))
+    items = item_pools(pools, context.rows)
+    method.prepare(context, items)
     optimiser = build_optimiser(subject, method)
     rates = [group["lr"] for group in optimiser.param_groups]
     draws = {role: draw(pool.order, plan.generator) for role, pool in pools.items()}
@@ -88,10 +89,11 @@ def train(
             if method.proximal and method.sparsity:
                 shrink(optimiser, subject.emptied(), method.sparsity)
         if within == length:
-            method.finish(context, item_pools(pools, context.rows))
+            method.finish(context, items)
             lost = subject.settle()
         if within % method.check_every == 0 or within == length:
-            _lift(subject, [*pools.values(), *validation.values()])
+            if _lift(subject, [*pools.values(), *validation.values()]):
+                items = item_pools(pools, context.rows)
             figures = {"loss": sum(x.item() for x in losses.values())} | validate(
                 subject, context, validation, plan.team
             )
@@ -209,8 +211,8 @@ def _rows(pools: Pools, picks: Picks, mine: slice) -> Tensor:
     return torch.cat(parts)
 
 
-def _lift(subject: Subject, pools: Sequence[Pool]) -> None:
-    """Drop the first adapted blocks that the penalty has emptied, and move the cut and all pools above them.
+def _lift(subject: Subject, pools: Sequence[Pool]) -> bool:
+    """Drop the first adapted blocks that the penalty has emptied, and move the cut and all pools above them, if any.
 
     Not where a method watches blocks: it wants the features of all of them.
     """
@@ -223,6 +225,7 @@ def _lift(subject: Subject, pools: Sequence[Pool]) -> None:
         between = subject.lift(empty)
         for pool in pools:
             pool.lift(between, subject)
+    return empty > 0
 
 
 def draw(order: Tensor, generator: Generator) -> Iterator[Tensor]:
