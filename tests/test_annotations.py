@@ -76,7 +76,7 @@ def test_a_list_that_mixes_images_up_is_refused(boxes: Path, changes: dict[str, 
     [
         ([(1, "cat"), (1, "dog")], "gives cat and dog the same id 1"),
         ([(1, None)], "calls category 1 None"),
-        ([(1, "building, edifice")], "has a comma"),
+        ([(1, "building\nedifice")], "has a line break"),
     ],
 )
 def test_categories_that_cannot_be_told_apart_or_named_are_refused(boxes: Path, categories, said: str) -> None:

@@ -132,6 +132,21 @@ def test_another_number_of_classes_is_refused_with_both_numbers(plain: Path) -> 
         load(str(plain), Description(ARCHITECTURE, ARGUMENTS, ("ant", "bee")))
 
 
+def test_blanks_around_a_class_name_are_cut_off(plain: Path) -> None:
+    assert load(str(plain), Description(ARCHITECTURE, ARGUMENTS, ("ant", "bed ", "c, d"))).spec.classes[1:] == (
+        "bed",
+        "c, d",
+    )
+    with pytest.raises(DataError, match="a class is called ''"):
+        load(str(plain), Description(ARCHITECTURE, ARGUMENTS, ("ant", " ", "cat")))
+
+
+def test_rows_that_a_file_calls_the_same_get_their_number(plain: Path) -> None:
+    tensors, _ = read(plain)
+    write(tensors, plain, {"architecture": ARCHITECTURE, "arguments": ARGUMENTS, "classes": ["N/A", "ant", "N/A"]})
+    assert load(str(plain), Description()).spec.classes == ("N/A 0", "ant", "N/A 2")
+
+
 def test_classes_of_one_name_are_refused(plain: Path) -> None:
     with pytest.raises(DataError, match="two classes are called 'ant'"):
         load(str(plain), Description(ARCHITECTURE, ARGUMENTS, ("ant", "ant", "cat")))

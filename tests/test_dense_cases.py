@@ -221,3 +221,20 @@ def test_a_backbone_that_would_be_fetched_is_refused(name) -> None:
 )
 def test_answers_are_renamed_to_another_version_s_rows(task, answers, renamed) -> None:
     assert TASKS[task].renamed(answers, torch.tensor([2, 0])).tolist() == renamed
+
+
+def test_names_as_published_networks_and_sets_have_them_can_be_told(boxes: Path, tmp_path: Path, invoke) -> None:
+    def rename(listed):
+        listed["categories"][2]["name"] = "blue, dark"
+
+    for part in ("train", "test"):
+        edit(boxes, part, rename)
+    home = tmp_path / "home"
+    network = write_network(tmp_path / "network", "detr", ("N/A", "red", "green ", "N/A"))
+    assert invoke(home, "init").code == 0
+    assert invoke(home, "add", "m", network, "--data", boxes).code == 0
+    ran = invoke(
+        home, "swap", "m", "--learn", boxes, "--classes", '"blue, dark"', "--data", boxes, "--forget", "green", *FEWEST
+    )
+    assert ran.code == 0, ran.err
+    assert [m["classes"] for m in invoke(home, "models", "--json").json] == [["N/A 0", "red", "green", "N/A 3"]]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from kswapctl.cli.change import _what_is_left
+from kswapctl.cli.options import names
 from kswapctl.operations.surgery import share
 from kswapctl.spec import Change
 
@@ -87,6 +88,20 @@ def test_a_swap_sets_hyper_parameters_of_both_or_of_one(asked, look) -> None:
     ran = look(*line, "--set", "lern.rank=2")
     assert (ran.code, "learn.NAME" in ran.err) == (2, True)
     assert look(*line[:-1], ",").code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a, b,", ("a", "b")),
+        ('goldfish,"tench, Tinca tinca"', ("goldfish", "tench, Tinca tinca")),
+        ('"a, b", c', ("a, b", "c")),
+        ('a\nb,"c', ("a", "b", "c")),
+        ('5" nail', ('5" nail',)),
+    ],
+)
+def test_a_name_with_a_comma_stands_in_quotes(text: str, said: tuple[str, ...]) -> None:
+    assert names(text) == said
 
 
 @pytest.mark.parametrize("line", ["--seed 4294967296", "--seed 18446744073709551616"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +52,7 @@ EvalData = Annotated[
 ]
 Classes = Annotated[
     str | None,
-    typer.Option("--classes", metavar="A,B", help="Class names, separated by commas.", callback=named_classes),
+    typer.Option("--classes", metavar="A,B", help="Class names, separated by commas; one that holds a comma in double quotes.", callback=named_classes),
 ]
 RetainData = Annotated[
     str,
@@ -113,8 +114,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``A,B`` as names."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """``A,B`` as names; one that holds a comma stands in double quotes, as in a CSV file."""
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return tuple(name.strip() for row in rows for name in row if name.strip())
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:

@@ -67,10 +67,8 @@ class Source:
     def __post_init__(self) -> None:
         """Refuse class names that no option could name."""
         for label in self.classes:
-            if label != label.strip() or any(c in label for c in ",\0\n"):
-                raise DataError(
-                    f"class name {label!r} has a comma, a line break or blanks at its ends", "rename the class"
-                )
+            if label != label.strip() or any(c in label for c in "\0\n"):
+                raise DataError(f"class name {label!r} has a line break or blanks at its ends", "rename the class")
 
     @property
     def classes(self) -> tuple[str, ...]:

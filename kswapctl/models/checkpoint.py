@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,8 +63,20 @@ class Checkpoint:
 def load(source: str, description: Description) -> Checkpoint:
     """Load ``source`` as its form says.
 
-    A file by its suffix, a folder or ORG/NAME of transformers, ``hf-hub:org/name`` of timm, or a timm name.
+    A file by its suffix, a folder or ORG/NAME of transformers, ``hf-hub:org/name`` of timm, or a timm name. Published
+    checkpoints have class names that no option could tell: blanks at their ends are cut off, and where it calls
+    several rows the same (``N/A`` of COCO's unused numbers, the bird and the machine ``crane``) each gets its number.
     """
+    checkpoint = _open(source, description)
+    names = tuple(str(name).strip() for name in checkpoint.spec.classes)
+    if not description.classes:
+        count = Counter(names)
+        names = tuple(name if count[name] == 1 else f"{name} {row}" for row, name in enumerate(names))
+    _check_names(names)
+    return replace(checkpoint, spec=replace(checkpoint.spec, classes=names))
+
+
+def _open(source: str, description: Description) -> Checkpoint:
     path = Path(source)
     if transformer.is_folder(source) or transformer.is_repository(source):
         return _load_transformer(source, description)
@@ -89,11 +102,10 @@ def load(source: str, description: Description) -> Checkpoint:
 
 
 def _load_transformer(source: str, description: Description) -> Checkpoint:
+    _refuse_architecture(source, description)
     spec, weights = transformer.load(
         source, description.classes, description.arguments, description.preprocessing, description.pretrained
     )
-    _refuse_architecture(source, description)
-    _check_unique(spec.classes)
     check_finite(weights, source)
     return Checkpoint(spec, weights)
 
@@ -219,7 +231,6 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     rows = classifier_rows(model)
     if len(names) != rows:
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
-    _check_unique(names)
     if isinstance(model, Dense):
         stated = configured.complete(description.preprocessing, architecture)
         return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
@@ -231,7 +242,10 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     )
 
 
-def _check_unique(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not name or any(c in name for c in "\0\n"):
+            raise DataError(f"a class is called {name!r}", "name the rows anew with --classes-file")
     if len(set(names)) != len(names):
         twice = next(n for n in names if list(names).count(n) > 1)
         raise DataError(f"two classes are called {twice!r}", "class names must differ")
