@@ -118,6 +118,10 @@ def test_a_study_s_trade_off_is_drawn(look, study, tmp_path: Path) -> None:
     assert (tmp_path / "drawn" / "trade-off.png").is_file()
     assert look("analyze", "--study", tmp_path, "--split", "six").code == 3
     assert look("analyze", "--study", tmp_path / "none").code == 3
+    stored = json.loads((tmp_path / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(stored | {"cells": []}))
+    ran = look("analyze", "--study", tmp_path)
+    assert (ran.code, "nothing of the split" in ran.err) == (3, True), ran.err
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "{}", '{"study": {"version": 9}, "cells": []}'])

@@ -26,6 +26,12 @@ MODULE = """
 
     nothing = 3
 
+    class Same(Forget):
+        \"\"\"The same under another name.\"\"\"
+
+        def penalty(self, context):
+            return {}
+
     @dataclass(frozen=True)
     class Odd(Forget):
         presets = {"default": {"strenght": 1.0}}
@@ -34,6 +40,7 @@ POINTS = """
     [kswapctl.methods]
     pushed = strange_methods:Forget
     absent = no_such_module:Forget
+    same = strange_methods:Same
     number = strange_methods:nothing
     odd = strange_methods:Odd
     gs-lora = strange_methods:Forget
@@ -56,6 +63,7 @@ def package(tmp_path, monkeypatch):
 def test_a_declared_method_is_listed_explained_and_used(package, run):
     assert "pushed" in known_names()
     assert "Weight of the push." in run("methods", "pushed").out
+    assert "Weight of the push." in run("methods", "same").out
     ran = run(
         "forget", "digits", "--classes", "two", "--method", "pushed", "--set", "steps=3", "--set", "cycles=1", "-q"
     )

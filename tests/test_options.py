@@ -88,6 +88,28 @@ def test_a_swap_sets_hyper_parameters_of_both_or_of_one(asked, look) -> None:
     ran = look(*line, "--set", "lern.rank=2")
     assert (ran.code, "learn.NAME" in ran.err) == (2, True)
     assert look(*line[:-1], ",").code == 2
+    ran = look(*line, "--set", "bound=2")
+    assert (ran.code, "--set forget.bound=VALUE" in ran.err) == (2, True), ran.err
+    assert look(*line, "--order", "l").code == 2
+
+
+def test_a_swap_whose_second_operation_cannot_be_done_does_not_begin(run_fresh, digits: Path) -> None:
+    line = ("swap", "digits", "--learn", digits, "--data", digits, "--set", "steps=1", "--set", "cycles=1")
+    for options, said in (
+        (("--classes", "eight", "--forget", "two", "--set", "forget.blocks=last:99"), "names no blocks"),
+        (("--forget", "nine"), "class 'nine' is both to be learned and to be forgotten"),
+    ):
+        ran = run_fresh(*line, *options)
+        assert said in ran.err, ran.err
+    assert run_fresh("show", "digits", "--json").json["head"] == 0
+
+
+def test_the_demo_leaves_another_s_model_alone(tmp_path: Path, invoke) -> None:
+    home = tmp_path / "home"
+    invoke(home, "init")
+    assert invoke(home, "add", "digits", "test_vit", "--no-pretrained", "--classes", "a,b").code == 0
+    ran = invoke(home, "demo", "--folder", tmp_path / "told")
+    assert (ran.code, "another model digits" in ran.err) == (2, True), ran.err
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,46 @@ def test_a_plan_does_not_go_on_over_what_another_did_meanwhile(fresh: Path, run_
     assert len(run_fresh("list", "digits", "--json").json) == 2
 
 
+def test_a_plan_does_not_begin_on_what_another_put_there_meanwhile(fresh: Path, run_fresh, plan: Path, monkeypatch):
+    from kswapctl.operations import apply
+
+    real = apply.outline
+
+    def overtaken(registry: Registry, *given):
+        lines = real(registry, *given)
+        registry.move_head("digits", 1)
+        return lines
+
+    assert run_fresh("apply", plan, "--quiet").code == 0
+    run_fresh("rollback", "digits", "--to", "base")
+    monkeypatch.setattr(apply, "outline", overtaken)
+    ran = run_fresh("apply", plan)
+    assert (ran.code, "moved from digits@base to digits@1" in ran.err) == (11, True), ran.err
+
+
+def test_images_that_the_model_cannot_take_are_told_before_anything_is(run_fresh, plan: Path, shapes) -> None:
+    text = plan.read_text().replace("classes: [eight]", f"classes: [red]\n    data: {shapes['boxes']}")
+    learn, forget = text.index("  - op: learn"), text.index("  - op: forget")
+    plan.write_text(text[:learn] + text[forget:] + text[learn:forget])
+    ran = run_fresh("apply", plan, "--dry-run")
+    assert (ran.code, "operations[1]: " in ran.err, "has boxes, the model needs labels" in ran.err) == (4, True, True)
+
+
+@pytest.mark.parametrize(("own", "rehearsed"), [("retain_share: 0.5", (0.5, None)), ("seed: 3", (0.1, 5))])
+def test_an_operation_s_rehearsal_goes_before_the_defaults(plan: Path, own: str, rehearsed) -> None:
+    text = plan.read_text().replace("  preset: few", "  preset: few\n  retain_per_class: 5")
+    plan.write_text(text.replace("    seed: 3", f"    {own}"))
+    rehearsal = read_plan(plan)[1][1].rehearsal
+    assert (rehearsal.share, rehearsal.per_class) == rehearsed
+
+
 def test_a_plan_of_a_branch_says_how_to_move_that_branch(run_fresh, plan: Path) -> None:
     run_fresh("apply", plan, "--quiet")
     run_fresh("branch", "digits", "night")
     plan.write_text(plan.read_text().replace("digits\n", "digits@night\n", 1).partition("  - op: forget")[0])
     assert "kswapctl branch digits night --to 1" in run_fresh("apply", plan).err
+    plan.write_text(plan.read_text().replace("digits@night", "digits@head", 1))
+    assert "kswapctl rollback digits --to 1" in run_fresh("apply", plan).err
 
 
 def test_more_operations_than_the_plan_has_are_told(run_fresh, plan: Path) -> None:
@@ -149,6 +184,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("    seed: 3", "    seed: -3", "operations[1].seed: input should be greater than or equal to 0, not -3", ""),
         ("    seed: 3", "    seed: many", "operations[1].seed: input should be a valid integer, not 'many'", ""),
         ("  - op: forget", "  - op: forgot", "operations[1]: ", "'forget'"),
+        ("  - op: forget\n    classes", "  - classes", "operations[1]: op is missing", "learn or forget"),
         ("model: digits\n", "", "model: is missing", ""),
         ("version: 1", "version: 2", "version: input should be 1, not 2", ""),
         ("[two]", "[no]", "operations[1].classes[0]: input should be a valid string, not False", "quotes"),
@@ -174,6 +210,13 @@ def test_a_wrong_plan_names_the_key_the_value_and_the_nearest_valid_one(
         read_plan(plan)
     assert said in raised.value.message
     assert hint in raised.value.hint
+
+
+def test_one_mistake_is_told_as_one(plan: Path) -> None:
+    plan.write_text(plan.read_text().partition("  - op: forget")[0].replace("[eight]", "[no]"))
+    with pytest.raises(UsageError) as raised:
+        read_plan(plan)
+    assert "more" not in raised.value.message
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from kswapctl.operations.studies.gauge import Gauge
 from kswapctl.operations.studies.schema import place, read_study, settled, shipped
 from kswapctl.operations.studies.scores import Sets, measure
 from kswapctl.operations.studies.subsets import images_needed, write_subset
-from kswapctl.operations.studies.table import for_readers, markdown, shown_stage, summarise
+from kswapctl.operations.studies.table import for_readers, markdown, seeds_as_text, shown_stage, summarise
 from kswapctl.operations.studies.workshop import MODEL, Workshop
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Silent
@@ -156,6 +156,8 @@ def test_another_value_or_place_makes_another_cell(tiny: Path) -> None:
         ("contenders:", "contestants:", "is missing"),
         ("- name: two", "- name: one", "two contenders are called 'one'"),
         ("    forget: [[two]]\n", "    forget: [[two]]\n    missing: 1\n", "cuts the base's images, and learns"),
+        ("    forget: [[two]]\n", "    forget: [[two]]\n    draw: {classes: 1}\n", "has both forget and draw"),
+        ("    learn: [eight]", "    lessons: [{data: digits, classes: [eight]}]", "has both learn_data and lessons"),
         ("study of two methods", "st\udcfcdy", "is no UTF-8 text"),
         ("forget: [[two]]", "forget: &a [*a]", "holds an alias of what it stands in"),
     ],
@@ -272,6 +274,19 @@ def test_the_start_that_all_methods_share_stands_once(tiny: Path) -> None:
     assert shown == [("base", "Start"), ("one", "L->F"), ("two", "L->F")]
 
 
+def test_the_base_is_told_of_all_seeds_though_a_method_diverged_at_once(tiny: Path) -> None:
+    study = read_study(str(tiny))
+    cell = {"split": "eight for two", "order": "lf"}
+    rows = [{"stage": "Start", "H": None}, {"stage": "L->F", "H": 80.0}]
+    results = [
+        {"cell": cell | {"contender": c, "seed": s}, "error": "", "rows": rows}
+        for c, s in (("one", 0), ("two", 0), ("two", 1))
+    ]
+    results.append({"cell": cell | {"contender": "one", "seed": 1}, "error": "it diverged", "rows": []})
+    base, one = for_readers(summarise(study, results))[:2]
+    assert (base.contender, seeds_as_text(base), seeds_as_text(one)) == ("base", "2", "1, 1 diverged")
+
+
 def test_each_base_of_a_study_and_each_data_has_a_registry_of_its_own(tiny: Path, given, digits, tmp_path) -> None:
     """Operations are kept in it: those on one base are none on another, and a base that comes again finds its own."""
     study = read_study(str(tiny))
@@ -323,6 +338,16 @@ def test_another_base_in_the_same_place_is_refused(tiny: Path, given, tmp_path: 
     for _ in range(2):
         run.prepare(study, places, tmp_path / "out")
     base.write_bytes(b"two")
+    with pytest.raises(UsageError, match=r"is not the base that the study in .* began with"):
+        run.prepare(study, places, tmp_path / "out")
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    places = given | {"base": str(folder)}
+    for content in ("one", "two"):
+        (folder / "notes.txt").write_text(content)
+        (folder / "config.json").write_text("{}")
+        run.prepare(study, places, tmp_path / "out")
+    (folder / "model.safetensors").write_bytes(b"two")
     with pytest.raises(UsageError, match=r"is not the base that the study in .* began with"):
         run.prepare(study, places, tmp_path / "out")
 
@@ -386,6 +411,12 @@ def test_a_subset_is_not_written_outside_its_folder(tmp_path: Path, label: str) 
     with pytest.raises(UnsafeInputError, match="cannot be the name of a folder"):
         write_subset(source, [label], 2, 0, tmp_path / "subsets")
     assert [f.name for f in tmp_path.rglob("*")] == ["subsets"]
+
+
+def test_a_class_with_too_few_images_for_its_row_is_told(tmp_path: Path) -> None:
+    source = Source("list.csv", tuple(Sample(f"{i}.png", "a", "train") for i in range(4)), lambda _: b"an image")
+    with pytest.raises(DataError, match=r"class 'a' of list\.csv has 4 training images, fewer than the 5"):
+        write_subset(source, ["a"], 5, 0, tmp_path / "subsets")
 
 
 def test_a_subset_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:

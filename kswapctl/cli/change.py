@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,13 +157,14 @@ def swap(
         "l": _change("learn", given | learning),
         "f": _change("forget", given | {"classes": forget_classes, "settings": told["forget"]}),
     }
-    if not order or set(order) - set(changes):
+    if set(order) != set(changes):
         raise UsageError(f"--order {order!r} is not made of l and f", "use lf, fl, flf or lfl")
+    _check_both(told["both"], changes.values())
     _run(model, [changes[letter] for letter in order], home)
 
 
 def _by_kind(settings: list[str]) -> dict[str, list[str]]:
-    """What ``--set`` says of learning and of forgetting; what it says of one of them by name goes first."""
+    """What ``--set`` says of both, of learning and of forgetting; what it says of one of them by name goes first."""
     both: list[str] = []
     own: dict[str, list[str]] = {"learn": [], "forget": []}
     for text in settings:
@@ -174,7 +175,20 @@ def _by_kind(settings: list[str]) -> dict[str, list[str]]:
             own[kind].append(rest)
         else:
             raise UsageError(f"--set {text}: {kind!r} is none of the operations", "write learn.NAME or forget.NAME")
-    return {kind: both + texts for kind, texts in own.items()}
+    return {"both": both} | {kind: both + texts for kind, texts in own.items()}
+
+
+def _check_both(settings: list[str], changes: Iterable[Change]) -> None:
+    """A hyper-parameter that only one of the methods has is not one of both."""
+    from dataclasses import fields
+
+    from kswapctl.methods import find_method
+
+    has = {change.kind: {f.name for f in fields(find_method(change.method, change.kind))} for change in changes}
+    for name in pairs(settings):
+        kinds = [kind for kind, names_there in has.items() if name in names_there]
+        if len(kinds) == 1:
+            raise UsageError(f"--set {name} is a hyper-parameter of {kinds[0]} alone", f"--set {kinds[0]}.{name}=VALUE")
 
 
 def _change(kind: Kind, given: Mapping[str, Any]) -> Change:

@@ -36,8 +36,9 @@ def apply(
         from kswapctl.operations.plan import read_plan
 
         plan, changes = read_plan(file)
+        head = registry.resolve(plan.model).ref
         before = outline(registry, plan.model, plan.start, changes)
-        after = before if dry_run else apply_plan(registry, plan.model, before, changes, command_line(), live)
+        after = before if dry_run else apply_plan(registry, plan.model, head, before, changes, command_line(), live)
     states = [_state(old, new) for old, new in zip(before, after, strict=True)]
     shown = [_shown(line, state) for line, state in zip(after, states, strict=True)]
     results = [line.result for line in after if line.result]
@@ -141,7 +142,7 @@ def study(
 
 
 def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
-    from kswapctl.operations.studies.table import cells_as_text, for_readers, heads, shown_stage
+    from kswapctl.operations.studies.table import cells_as_text, for_readers, heads, seeds_as_text, shown_stage
 
     columns = ["method", "stage", *(f"#{head}" for head in heads(study)), "#seeds"]
     readable = for_readers(rows)
@@ -151,7 +152,7 @@ def _study_tables(study: Study, rows: list[Row]) -> list[Table]:
             split,
             columns,
             [
-                (r.contender, shown_stage(r.stage), *cells_as_text(study, r), r.seeds)
+                (r.contender, shown_stage(r.stage), *cells_as_text(study, r), seeds_as_text(r))
                 for r in readable
                 if r.split == split
             ],

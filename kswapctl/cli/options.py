@@ -52,7 +52,12 @@ EvalData = Annotated[
 ]
 Classes = Annotated[
     str | None,
-    typer.Option("--classes", metavar="A,B", help="Class names, separated by commas; one that holds a comma in double quotes.", callback=named_classes),
+    typer.Option(
+        "--classes",
+        metavar="A,B",
+        help="Class names, separated by commas; one that holds a comma in double quotes.",
+        callback=named_classes,
+    ),
 ]
 RetainData = Annotated[
     str,

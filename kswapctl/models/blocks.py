@@ -21,6 +21,8 @@ CONVOLUTIONAL = re.compile(r"(.+\.(?:stages\.\d+\.layers|(?:fpn|pan)_blocks)\.\d
 """How it names the convolutions of residual and of fusion blocks, after the block's path."""
 BOXES = re.compile(r"(?:.+\.)?(?:bbox_embed\.(\d+)|bbox_predictor|(enc)_bbox_head)\.layers\.\d+")
 """How it names the layers of what gives boxes: of a decoder layer, of the last layer, or of the encoder."""
+AUTO = "auto"
+"""The choice of blocks that is left to the gradient."""
 NOT_FEED_FORWARD = {"attn", "rel_pos", "se"}
 """Parts that hold small mlp's of their own: position biases, squeeze-and-excite."""
 
@@ -96,8 +98,8 @@ def _box_layers(model: nn.Module) -> list[re.Match[str]]:
 
 
 def choose_blocks(blocks: tuple[Block, ...], choice: str) -> tuple[Block, ...]:
-    """The blocks that ``choice`` names: ``all``, or ``last:N`` for the N nearest the classifier."""
-    if choice == "all":
+    """The blocks that ``choice`` names: ``last:N`` are the N nearest the classifier, ``auto`` begins with all."""
+    if choice in {"all", AUTO}:
         return blocks
     match = re.fullmatch(r"last:(\d+)", choice)
     if not match or not 1 <= int(match[1]) <= len(blocks):

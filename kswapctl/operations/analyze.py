@@ -96,6 +96,9 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
     if split not in names:
         raise NotFoundError(f"study {study.name} has no split {split!r}", f"known: {', '.join(names)}")
     rows = [row for row in summarise(study, cells) if row.split == split]
+    if not rows:
+        done = dict.fromkeys(cell["cell"]["split"] for cell in cells)
+        raise NotFoundError(f"nothing of the split {split!r} is done", f"done: {', '.join(done)} (--split)")
     if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
         first = [r for r in rows if r.contender == long[0].contender]
         return _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kswap_registry import Model, Registry, Version
+from kswap_registry import Registry, Version
 
 from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
-from kswapctl.methods import find_method
-from kswapctl.models.blocks import Block, choose_blocks
 from kswapctl.operations import aside
 from kswapctl.operations.change import Result, apply, naming
 from kswapctl.operations.material import foresee
-from kswapctl.operations.surgery import AUTO
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Progress
-from kswapctl.runtime import pick_device, pick_precision
 from kswapctl.spec import Change
 
 
@@ -57,8 +53,7 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
     knowledge = knowledge_of(registry.model(head.model), head)
     for index in range(len(above), len(changes)):
         try:
-            _check_feasible(registry.model(head.model), changes[index])
-            material, knowledge = foresee(knowledge, changes[index])
+            material, knowledge = foresee(registry.model(head.model), knowledge, changes[index])
         except KswapError as error:
             raise type(error)(f"operations[{index}]: {error.message}", error.hint) from error
         lines.append(Line(material.change, "", (count(material.changed.train), count(material.retained.train))))
@@ -66,9 +61,17 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
 
 
 def apply_plan(
-    registry: Registry, model: str, lines: Sequence[Line], changes: Sequence[Change], command: str, progress: Progress
+    registry: Registry,
+    model: str,
+    head: str,
+    lines: Sequence[Line],
+    changes: Sequence[Change],
+    command: str,
+    progress: Progress,
 ) -> list[Line]:
-    """Do the operations that are still to do; each is registered before the next begins."""
+    """Do the operations that are still to do on ``head``, where ``lines`` were outlined; each is registered before
+    the next begins.
+    """
     done: list[Line] = []
     made: list[str] = []
     with naming(made):
@@ -76,21 +79,11 @@ def apply_plan(
             if line.version:
                 done.append(line)
                 continue
-            if done:
-                aside.check_head(registry, model, done[-1].version)
+            aside.check_head(registry, model, done[-1].version if done else head)
             result = apply(registry, model, change, command, progress)
             made.append(result.version.ref)
             done.append(replace(line, version=result.version.ref, result=result))
     return done
-
-
-def _check_feasible(model: Model, change: Change) -> None:
-    """The blocks are the model's, and the device and the precision are to be had here."""
-    pick_precision(change.precision, pick_device(change.device))
-    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
-    choice = change.blocks or method.blocks
-    if choice != AUTO:
-        choose_blocks(tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"]), choice)
 
 
 def _since(registry: Registry, head: Version, first: Version) -> list[Version]:
@@ -106,7 +99,7 @@ def _since(registry: Registry, head: Version, first: Version) -> list[Version]:
 
 def _way_back(model: str, number: int | str) -> str:
     """The command that moves the head of MODEL or MODEL@BRANCH."""
-    name, _, branch = model.partition("@")
+    name, _, branch = model.removesuffix("@head").partition("@")
     return f"kswapctl branch {name} {branch} --to {number}" if branch else f"kswapctl rollback {name} --to {number}"
 
 

@@ -22,7 +22,7 @@ from kswapctl.operations.material import Material, choose, foresee
 from kswapctl.operations.surgery import operate
 from kswapctl.operations.versions import Composed, knowledge_of, load_version
 from kswapctl.progress import Progress, Silent
-from kswapctl.spec import Change, Knowledge
+from kswapctl.spec import Change
 from kswapctl.tasks import TASKS
 from kswapctl.training.loop import Outcome
 from kswapctl.training.team import gather_team, is_follower
@@ -102,7 +102,7 @@ def apply_all(
         find_method(change.method, change.kind).configure(change.preset, change.settings)
     _check_apart(changes)
     head = registry.resolve(name)
-    planned = _plan(knowledge_of(registry.model(head.model), head), changes) if len(changes) > 1 else changes
+    planned = _plan(registry.model(head.model), head, changes) if len(changes) > 1 else changes
     results: list[Result] = []
     kept: list[str] = []
     with naming(kept):
@@ -110,8 +110,8 @@ def apply_all(
             if is_follower():
                 follow(registry, name, change)
             else:
-                if kept and not onto:
-                    aside.check_head(registry, name, kept[-1])
+                if len(planned) > 1 and not onto:
+                    aside.check_head(registry, name, kept[-1] if kept else head.ref)
                 results.append(apply(registry, name, change, command, progress, onto))
                 kept.append(results[-1].version.ref)
     return results
@@ -128,15 +128,17 @@ def naming(kept: Sequence[str]) -> Iterator[None]:
         raise
 
 
-def _plan(knowledge: Knowledge, changes: Sequence[Change]) -> list[Change]:
+def _plan(model: Model, head: Version, changes: Sequence[Change]) -> list[Change]:
     """``changes`` as they will be asked for, one after the other; what cannot be done is raised now."""
+    knowledge = knowledge_of(model, head)
     planned: list[Change] = []
     classes: dict[str, tuple[str, ...]] = {}
     for change in changes:
         repeated = change.kind in classes
         planned.append(dataclasses.replace(change, again=True, classes=classes[change.kind]) if repeated else change)
-        material, knowledge = foresee(knowledge, planned[-1])
+        material, knowledge = foresee(model, knowledge, planned[-1])
         classes[change.kind] = material.change.classes
+        _check_apart([dataclasses.replace(p, classes=classes[p.kind]) for p in planned])
     return planned
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from kswap_registry import Registry, Version
 
 from kswapctl.demo.digits import CHECKPOINT, FORGET, LEARN, write_folder
+from kswapctl.errors import UsageError
 from kswapctl.evaluation.scores import Evaluation
 from kswapctl.export.onnx import Parity
-from kswapctl.models.checkpoint import Description
+from kswapctl.models.checkpoint import Description, load
+from kswapctl.models.weights import fingerprint
 from kswapctl.operations.change import Result, apply
 from kswapctl.operations.look import evaluate_version
 from kswapctl.operations.models import add_model
@@ -45,6 +47,11 @@ def tell(registry: Registry, folder: Path, command: str, progress: Progress) -> 
     data = str(write_folder(folder / "digits"))
     if MODEL not in {m.name for m in registry.models()}:
         add_model(registry, MODEL, str(CHECKPOINT), Description(), data, command)
+    elif registry.model(MODEL).fingerprint != fingerprint(load(str(CHECKPOINT), Description()).weights):
+        raise UsageError(
+            f"the registry has another model {MODEL}",
+            "tell the story in a registry of its own: kswapctl demo --registry DIR",
+        )
     elif registry.model(MODEL).head:
         registry.move_head(MODEL, 0, action="rollback", command=command)
     learned = apply(

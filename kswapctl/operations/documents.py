@@ -79,14 +79,22 @@ def _json(values: dict[str, Any], name: str) -> str:
 
 
 def _told(error: ValidationError, shape: type[Document], name: str) -> UsageError:
-    first = error.errors()[0]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    found = error.errors()
+    # pydantic drops what is wrong from a list, and then may find the list too short
+    told = [e for e in found if e["type"] != "too_short" or not any(_within(e["loc"], f["loc"]) for f in found)]
+    first, more = told[0], f" (and {len(told) - 1} more)" if len(told) > 1 else ""
     path, holder = _walk(first["loc"], shape)
     return UsageError(f"{name}: {path}: {_said(first)}{more}", _hint(first, holder))
 
 
+def _within(outer: tuple[int | str, ...], place: tuple[int | str, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
 def _said(detail: ErrorDetails) -> str:
     value = detail["input"]
+    if detail["type"] == "union_tag_not_found":
+        return "op is missing"
     if detail["type"] == "missing":
         return "is missing"
     if detail["type"] == "extra_forbidden":
@@ -97,6 +105,8 @@ def _said(detail: ErrorDetails) -> str:
 
 def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
     known = list(holder.model_fields) if holder else []
+    if detail["type"] == "union_tag_not_found":
+        return "op is learn or forget"
     expected = str(detail.get("ctx", {}).get("expected") or detail.get("ctx", {}).get("expected_tags") or "")
     if detail["type"] == "extra_forbidden":
         return nearest(str(detail["loc"][-1]), known)

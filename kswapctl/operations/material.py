@@ -7,10 +7,16 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kswapctl.data.sets import Parts, changed_part, count, first_with, retained_part
+from kswap_registry import Model
+
+from kswapctl.data.sets import Parts, changed_part, check_marks, count, first_with, retained_part
 from kswapctl.data.sources import Source, open_left, open_source
 from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
+from kswapctl.methods import find_method
+from kswapctl.models.blocks import Block, choose_blocks
+from kswapctl.runtime import pick_device, pick_precision
 from kswapctl.spec import Change, Knowledge
+from kswapctl.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,18 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
     return Material(change, known, changed, retained, missing, tuple(error.message for error in gone))
 
 
-def foresee(knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:
-    """What :func:`choose` gives, and what will be known after the change."""
+def foresee(model: Model, knowledge: Knowledge, change: Change) -> tuple[Material, Knowledge]:
+    """What :func:`choose` gives, and what will be known after the change, which ``model`` can go through.
+
+    The blocks are the model's, the images are marked as it needs, and device and precision are to be had here.
+    """
+    pick_precision(change.precision, pick_device(change.device))
+    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
+    every = tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"])
+    choose_blocks(every, change.blocks or method.blocks)
     material = choose(knowledge, change)
+    for part in (material.changed.train, material.retained.train):
+        check_marks(part, TASKS[model.task].marks)
     return material, knowledge.after(material.change, 1)
 
 

@@ -25,6 +25,10 @@ def _plain(value: object) -> object:
 Setting = Annotated[str | bool | int | float, PlainValidator(_plain)]
 
 
+REHEARSED = {"retain_share", "retain_per_class"}
+"""Two ways to say how much is rehearsed."""
+
+
 class Options(Document):
     """What an operation may be told; a plan's ``defaults`` hold for every operation that does not say otherwise."""
 
@@ -100,7 +104,10 @@ def read_plan(file: Path) -> tuple[Plan, list[Change]]:
 
 def as_change(step: Learn | Forget, defaults: Options, folder: Path) -> Change:
     """The request that a step and the defaults make; data are found beside the plan."""
-    given = defaults.model_dump(exclude_unset=True) | step.model_dump(exclude_unset=True)
+    usual, own = defaults.model_dump(exclude_unset=True), step.model_dump(exclude_unset=True)
+    if own.keys() & REHEARSED:  # of these two the step's own goes first, whichever the defaults have
+        usual = {key: value for key, value in usual.items() if key not in REHEARSED}
+    given = usual | own
     given["set"] = {**defaults.set, **step.set}
     values = Options.model_validate({k: v for k, v in given.items() if k in Options.model_fields})
     settings = {name: _as_text(value) for name, value in values.set.items()}

@@ -13,7 +13,7 @@ from kswapctl.data.images import Images
 from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
 from kswapctl.export.files import made_folder
 from kswapctl.methods import find_method
-from kswapctl.models.blocks import choose_blocks, find_blocks, with_all_layers
+from kswapctl.models.blocks import AUTO, choose_blocks, find_blocks, with_all_layers
 from kswapctl.models.dense import Dense
 from kswapctl.models.depths import blocks_at
 from kswapctl.models.heads import Labelled, classifier_path, imprint
@@ -36,8 +36,6 @@ from kswapctl.training.team import gather_team
 
 MOST_ROOM = 1e6
 """GiB for activations: more, even without an end, is the same."""
-AUTO = "auto"
-"""The choice of blocks that asks the gradient."""
 
 
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
@@ -110,7 +108,7 @@ def _subject(bench: Bench, cache: Cache, dtype: torch.dtype, progress: Progress)
     network = bench.composed.network().to(pick_device(bench.change.device))
     every = find_blocks(network, classifier_path(network))
     choice = bench.change.blocks or bench.method.blocks
-    chosen = every if choice == AUTO else choose_blocks(every, choice)
+    chosen = choose_blocks(every, choice)
     method = bench.method
     if method.all_layers:
         chosen = with_all_layers(network, chosen)

@@ -103,7 +103,8 @@ def train(
             if within == length and meets(figures, targets, method.kind):
                 break
     figures = {k: v for k, v in history[-1].items() if k != "step"}
-    return _outcome(subject, history, Last(figures, step, meets(figures, targets, method.kind), lost))
+    taken = step if method.passes(context) else 0
+    return _outcome(subject, history, Last(figures, taken, meets(figures, targets, method.kind), lost))
 
 
 @dataclass(frozen=True)

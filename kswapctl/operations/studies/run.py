@@ -20,6 +20,7 @@ from kswapctl.data.sources import open_source
 from kswapctl.errors import KswapError, TeamError, UsageError
 from kswapctl.export.files import made_folder, written_whole
 from kswapctl.models.checkpoint import Description
+from kswapctl.models.transformer import CONFIG, PROCESSOR
 from kswapctl.operations.models import add_model
 from kswapctl.operations.studies.cells import Cell, cells_of, run_cell
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
@@ -60,10 +61,13 @@ def prepare(study: Study, given: dict[str, str], folder: Path) -> list[Cell]:
 
 def _check_base(base: Path, folder: Path) -> None:
     """Another checkpoint in the place of the one that was begun with would be mixed with it in one table."""
-    if not base.is_file():
+    if not base.exists():  # a name of timm or of the Hub
         return
+    files = [base]
+    if base.is_dir():
+        files = sorted(f for f in base.iterdir() if f.name in {CONFIG, PROCESSOR} or f.suffix == ".safetensors")
     told = folder / f"base-{hashlib.sha256(str(base).encode()).hexdigest()[:8]}.sha256"
-    digest = hash_file(base.resolve())
+    digest = "\n".join(hash_file(f.resolve()) for f in files)
     if not told.exists():
         with written_whole(told, overwrite=True) as file:  # another worker may read it at once
             file.write_text(digest)

@@ -183,6 +183,9 @@ def _check(study: Study) -> None:
                 raise UsageError(f"{contender.name} names the split {name!r}, which there is not", nearest(name, known))
     letters = {letter for order in study.orders for letter in order}
     for split in study.splits:
+        for one, other in (("forget", "draw"), ("learn", "lessons"), ("learn_data", "lessons")):
+            if getattr(split, one) and getattr(split, other):
+                raise UsageError(f"split {split.name!r} has both {one} and {other}", "leave one of them out")
         if "f" in letters and not (split.forget or split.draw):
             raise UsageError(f"split {split.name!r} has nothing to forget", "give it forget or draw")
         if "l" in letters and not (split.learn_data or split.lessons):

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from kswapctl.data.sources import Source
 from kswapctl.data.splits import by_class, take, training_part
-from kswapctl.errors import UnsafeInputError
+from kswapctl.errors import DataError, UnsafeInputError
 from kswapctl.spec import Rehearsal
 
 
@@ -34,7 +34,15 @@ def write_subset(source: Source, classes: Collection[str], each: int | None, see
     if folder.is_dir():
         return folder
     samples = training_part(source, classes)
-    counts = {label: each or len(group) for label, group in by_class(samples).items()}
+    groups = by_class(samples)
+    for label, group in groups.items():
+        if each and len(group) < each:
+            raise DataError(
+                f"class {label!r} of {source.name} has {len(group)} training images, fewer than the {each} that the "
+                "split wants with those that validate",
+                "lower its images_per_class",
+            )
+    counts = {label: each or len(group) for label, group in groups.items()}
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".") as temporary:
         whole = Path(temporary) / "whole"

@@ -64,16 +64,23 @@ def summarise(study: Study, results: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def for_readers(rows: Sequence[Row]) -> list[Row]:
-    """The same, but the start, which all methods of a split share, once: as that of the base."""
+    """The same, but the start, which all methods of a split share, once: as that of the base, of the most seeds."""
+    starts: dict[str, Row] = {}
+    for row in rows:
+        if row.stage == "Start" and (row.split not in starts or row.seeds > starts[row.split].seeds):
+            starts[row.split] = row
     shown = []
-    begun: set[str] = set()
     for row in rows:
         if row.stage != "Start":
             shown.append(row)
-        elif row.split not in begun:
-            begun.add(row.split)
-            shown.append(replace(row, contender="base"))
+        elif start := starts.pop(row.split, None):
+            shown.append(replace(start, contender="base", failed=0))
     return shown
+
+
+def seeds_as_text(row: Row) -> str:
+    """How many seeds were measured, and with how many others the method diverged."""
+    return f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
 
 
 def cells_as_text(study: Study, row: Row) -> list[str]:
@@ -122,8 +129,7 @@ def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
         parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
         parts.append("|---|---|" + "---:|" * (len(study.columns) + 1))
         for row in (r for r in readable if r.split == split):
-            seeds = f"{row.seeds}, {row.failed} diverged" if row.failed else str(row.seeds)
-            shown = [row.contender, shown_stage(row.stage), *cells_as_text(study, row), seeds]
+            shown = [row.contender, shown_stage(row.stage), *cells_as_text(study, row), seeds_as_text(row)]
             parts.append("| " + " | ".join(shown) + " |")
     return "\n".join(parts) + "\n"
 
