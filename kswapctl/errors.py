@@ -74,7 +74,7 @@ class MemoryShortError(KswapError):
     def __init__(self) -> None:
         super().__init__(
             "there is not enough memory",
-            "use fewer images (--retain-per-class), or a machine with more",
+            "use fewer or smaller images (learn, forget: --retain-per-class), or a machine with more",
         )
 
 

@@ -49,6 +49,13 @@ def test_boxes_of_an_upright_image_are_read(boxes: Path) -> None:
     assert source.read(source.samples[0])
 
 
+def test_an_image_in_two_parts_is_told(boxes: Path) -> None:
+    (boxes / "train").rename(boxes / "images")
+    shutil.copy(boxes / "train.json", boxes / "test.json")
+    with pytest.raises(DataError, match=r"images/a\.jpg is listed in \w+\.json and in another part"):
+        open_source(str(boxes))
+
+
 def test_boxes_of_an_image_on_its_side_are_refused(boxes: Path) -> None:
     edit(boxes, width=8, height=16)
     source = open_source(str(boxes))
@@ -107,6 +114,23 @@ def masks(tmp_path: Path) -> Path:
 
 def test_a_mask_of_the_upright_image_is_read(masks: Path) -> None:
     assert open_source(str(masks)).classes == ("road",)
+
+
+@pytest.mark.parametrize("place", [12, 29])
+def test_a_mask_with_a_broken_header_is_told(masks: Path, place: int) -> None:
+    file = masks / "train" / "masks" / "a.png"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"mask a\.png cannot be read") as raised:
+        open_source(str(masks))
+    assert "skip" not in raised.value.hint
+
+
+def test_more_classes_than_a_mask_can_tell_are_refused(masks: Path) -> None:
+    (masks / "classes.txt").write_text("\n".join(f"class {i}" for i in range(256)))
+    with pytest.raises(DataError, match="names 256 classes"):
+        open_source(str(masks))
 
 
 def test_an_image_with_a_mask_that_is_a_link_to_nothing_is_told(masks: Path) -> None:

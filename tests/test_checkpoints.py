@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -43,6 +44,21 @@ def test_a_timm_name_gives_random_weights_and_numbered_classes() -> None:
     loaded = load("test_vit", Description(arguments={"num_classes": 4}, pretrained=False))
     assert loaded.spec.architecture == "test_vit"
     assert loaded.spec.classes == ("class_0", "class_1", "class_2", "class_3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pretrained", "error", "said"),
+    [
+        ({"num_classes": 4}, True, UsageError, "keeps its rows"),
+        ({"checkpoint_path": "/tmp/x"}, False, UnsafeInputError, "checkpoint_path"),
+    ],
+)
+def test_what_timm_must_not_be_told_is_refused_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, arguments, pretrained: bool, error: type[Exception], said: str
+) -> None:
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(error, match=said):
+        load("test_vit", Description(arguments=arguments, pretrained=pretrained))
 
 
 def test_a_timm_name_takes_the_class_names_it_is_told() -> None:

@@ -20,6 +20,7 @@ from kswapctl.data.splits import all_tested
 from kswapctl.errors import DataError, UnsafeInputError
 from kswapctl.models.families import configure
 from kswapctl.models.transformer import _sides
+from kswapctl.models.weights import read, write
 from kswapctl.operations.pools import drawing_order
 from kswapctl.operations.surgery import _showing
 from kswapctl.spec import Knowledge
@@ -202,6 +203,18 @@ def test_a_merged_segmenter_is_fed_as_it_is_told(dense_home: Path, tmp_path: Pat
     fed = invoke(home, "show", "grey", "--json").json["spec"]["preprocessing"]
     assert fed["mean"] == [0.4, 0.4, 0.4]
     assert invoke(home, "add", "none", file, "--std", "0,0,0").code == 4
+
+
+def test_a_segmenter_is_not_fed_with_a_part_of_the_image(dense_home: Path, tmp_path: Path, invoke) -> None:
+    home = Path(shutil.copytree(dense_home, tmp_path / "home"))
+    file = tmp_path / "m.safetensors"
+    assert invoke(home, "merge", "segformer", "-o", file).code == 0
+    tensors, said = read(file)
+    for crop, code in (("center", 4), (None, 0)):
+        said["preprocessing"] = {k: v for k, v in (said["preprocessing"] | {"crop_mode": crop}).items() if v}
+        write(tensors, tmp_path / "n.safetensors", said)
+        assert invoke(home, "add", f"m{code}", tmp_path / "n.safetensors").code == code
+    assert invoke(home, "show", "m0", "--json").json["spec"]["preprocessing"]["crop_mode"] == "squash"
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/something", "someone/something", "no_such_network"])

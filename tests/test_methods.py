@@ -128,7 +128,7 @@ def test_a_method_runs_merges_and_is_taken_back_from_the_command_line(run_fresh,
 def quick(method):
     """As few steps as show what is to be shown, of a method that takes any."""
     names = {f.name for f in dataclasses.fields(method)}
-    few = {"steps": 4, "cycles": 1, "retain_views": 2, "change_views": 2, "check_every": 4}
+    few = {"steps": 4, "cycles": 1, "retain_views": 2, "change_views": 2}
     few |= {n: v for n, v in {"autoencoder_steps": 4, "importance_images": 4, "alpha": 1.0}.items() if n in names}
     default = method()
     return {n: str(v) for n, v in few.items() if getattr(default, n) > v}

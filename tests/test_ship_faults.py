@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from kswap_registry import Registry, RegistryError, doctor, faults
+from kswap_registry import ReadOnly, Registry, RegistryError, doctor, faults
 
 import kswapctl.operations
 from kswapctl.errors import KswapError
@@ -116,6 +116,13 @@ def prepare(name: str, place: Path, homes: tuple[Path, Path], parcel: Path) -> N
 def run(name: str, place: Path) -> None:
     with Registry.open(place / "registry") as registry:
         SCENARIOS[name].run(registry, place)
+
+
+@pytest.mark.parametrize("name", ["merge", "export", "bundle", "push"])
+def test_what_could_not_be_recorded_is_not_begun(name: str, tmp_path: Path, trained_home: Path) -> None:
+    with Registry.open(trained_home, read_only=True) as registry, pytest.raises(ReadOnly):
+        SCENARIOS[name].run(registry, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def run_in_child(name: str, place: Path, fault: str) -> int:

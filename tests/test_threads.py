@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kswapctl import runtime
+from kswapctl.evaluation.predict import batch_of
 from kswapctl.models.threads import run_spread
 from kswapctl.models.weights import Weights
 from kswapctl.runtime import one_core_each, spread
@@ -143,3 +144,8 @@ def test_spreading_keeps_the_order_and_passes_errors_on() -> None:
         assert spread(lambda n: n * n, range(7)) == [n * n for n in range(7)]
         with pytest.raises(ZeroDivisionError):
             spread(lambda n: 1 // n, [1, 0])
+
+
+@pytest.mark.parametrize(("side", "images"), [(32, 128), (224, 16), (512, 3), (4096, 1)])
+def test_fewer_large_images_run_at_once(side: int, images: int) -> None:
+    assert batch_of(torch.empty(1, 3, side, side, device="meta")) == images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import torch
 from kswap_registry import Registry
 from torch import nn
 
+from kswapctl.errors import DiskError
 from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
 from kswapctl.spec import Targets
@@ -95,6 +97,16 @@ def test_what_was_not_completed_is_not_found(tmp_path: Path) -> None:
     cache = Cache(10_000, tmp_path)
     assert cache.allocate("k", (2, 2), torch.float32, CPU) is not None
     assert Cache(10_000, tmp_path).recall("k", (2, 2), torch.float32) is None
+
+
+def test_a_full_disk_is_told_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskError, match="has no room for 0 MB of activations"):
+        Cache(10_000, tmp_path / "kept").allocate("k", (2, 2), torch.float32, CPU)
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_what_another_process_made_room_of_is_neither_completed_nor_found(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def open_coco(place: Path) -> Source:
     root = place if place.is_dir() else place.parent
     for part, file in find_parts(place).items():
         for key, (boxes, size) in _read_part(file, root).items():
+            if key in marks:
+                raise DataError(f"{key} is listed in {file.name} and in another part", "an image belongs to one part")
             marks[key], sizes[key] = boxes, size
             labels = sorted(boxes.names())
             samples += [Sample(key, label, SPLITS[part.lower()]) for label in labels]

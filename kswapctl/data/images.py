@@ -151,7 +151,7 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
     Empty, truncated, oversized or unknown files are a :class:`DataError`; of an animation the first frame
     counts; transparency is dropped; 16-bit grey is scaled to 8.
     """
-    with _opened(data, key) as image:
+    with opened(data, f"image {key}") as image:
         image.load()
         if image.getexif():
             image = ImageOps.exif_transpose(image)
@@ -166,21 +166,21 @@ def open_image(data: bytes, key: str, channels: int = 3) -> Image.Image:
 
 def upright_size(data: bytes, key: str) -> tuple[int, int]:
     """Width and height of the image once it is upright, without decoding it: annotations are made on what is seen."""
-    with _opened(data, key) as image:
+    with opened(data, f"image {key}") as image:
         # of a PNG, Pillow would decode all pixels to look for Exif data behind them
         sideways = (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION) in SIDEWAYS
         return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 @contextmanager
-def _opened(data: bytes, key: str) -> Iterator[Image.Image]:
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """The image before it is decoded; whatever Pillow finds wrong with it, also later, is a :class:`DataError`."""
     if not data:
-        raise DataError(f"image {key} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
+        raise DataError(f"{name} is empty (0 bytes)", "restore or remove it, or say --skip-bad")
     try:
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"image {key} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
+            raise DataError(f"{name} has {image.width} x {image.height} pixels", "shrink it, or say --skip-bad")
         yield image
     except (
         UnidentifiedImageError,
@@ -193,7 +193,7 @@ def _opened(data: bytes, key: str) -> Iterator[Image.Image]:
         EOFError,
     ) as error:
         reason = "no image format known here" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"image {key} cannot be read ({reason})", "restore or remove it, or say --skip-bad") from error
+        raise DataError(f"{name} cannot be read ({reason})", "restore or remove it, or say --skip-bad") from error
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kswapctl.data.images import upright_size
+from kswapctl.data.images import opened, upright_size
 from kswapctl.data.marks import Mask
 from kswapctl.data.sources import IMAGES, SPLITS, Sample, Source, read_file, read_parts
 from kswapctl.errors import DataError
@@ -47,8 +49,8 @@ def open_masks(root: Path) -> Source:
         raise DataError(f"no images with masks in {root}", "expected DIR/train/images/ and DIR/train/masks/")
 
     def mark(key: str, size: tuple[int, int]) -> Mask:
-        with Image.open(masks[key]) as opened:
-            resized = opened.resize(size[::-1], Image.Resampling.NEAREST)
+        with _opened(masks[key]) as mask:
+            resized = mask.resize(size[::-1], Image.Resampling.NEAREST)
         return Mask(_without_void(np.asarray(resized), names), names)
 
     return Source(str(root), tuple(samples), lambda s: read_file(root / s.key, s.key), "masks", mark)
@@ -63,6 +65,8 @@ def _class_names(file: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines)
     if "" in names:
         raise DataError(f"line {names.index('') + 1} of {file} is blank", "each line names the class of one index")
+    if len(names) > BORDER:
+        raise DataError(f"{file} names {len(names)} classes", f"an index of {BORDER} counts for nothing: name fewer")
     return names
 
 
@@ -77,19 +81,16 @@ def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
         size = upright_size(read_file(image, image.name), image.name)
     except DataError:
         size = None
-    try:
-        with Image.open(mask) as opened:
-            if size and opened.size != size:
-                raise DataError(
-                    f"mask {mask.name} has {opened.width} x {opened.height} pixels, "
-                    f"its image {image.name} {size[0]} x {size[1]}",
-                    "a mask has the size of its image, turned upright where its Exif data say so",
-                )
-            if opened.mode not in {"P", "L"}:
-                raise DataError(f"mask {mask.name} is no indexed PNG (its mode is {opened.mode})", "save indices")
-            indices = np.unique(np.asarray(opened))
-    except OSError as error:
-        raise DataError(f"mask {mask.name} cannot be read ({error})", "restore it") from error
+    with _opened(mask) as shown:
+        if size and shown.size != size:
+            raise DataError(
+                f"mask {mask.name} has {shown.width} x {shown.height} pixels, "
+                f"its image {image.name} {size[0]} x {size[1]}",
+                "a mask has the size of its image, turned upright where its Exif data say so",
+            )
+        if shown.mode not in {"P", "L"}:
+            raise DataError(f"mask {mask.name} is no indexed PNG (its mode is {shown.mode})", "save indices")
+        indices = np.unique(np.asarray(shown))
     unknown = [int(i) for i in indices if i >= len(names) and i != BORDER]
     if unknown:
         raise DataError(
@@ -97,6 +98,17 @@ def _present(mask: Path, image: Path, names: tuple[str, ...]) -> list[int]:
             f"add its name, or use {BORDER} for what counts for nothing",
         )
     return [int(i) for i in indices if i < len(names) and names[i] != VOID]
+
+
+@contextmanager
+def _opened(mask: Path) -> Iterator[Image.Image]:
+    """A mask that cannot be read is never skipped: what its image shows would be unknown."""
+    try:
+        with opened(read_file(mask, mask.name), f"mask {mask.name}") as shown:
+            yield shown
+    except DataError as error:
+        error.hint = error.hint.removesuffix(", or say --skip-bad")
+        raise
 
 
 def _without_void(indices: npt.NDArray[np.uint8], names: tuple[str, ...]) -> npt.NDArray[np.uint8]:

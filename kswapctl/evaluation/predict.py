@@ -19,6 +19,8 @@ BATCH = 128
 """Images per forward; fixed, so that the same weights give the same bits."""
 LARGE = 160
 """Width in pixels from which on an eighth as many."""
+AREA = BATCH // 8 * 224 * 224
+"""Most pixels of those: each thread of a CPU has a forward of its own."""
 
 
 def predict(
@@ -71,7 +73,9 @@ def _run(
 
 def batch_of(pixels: Tensor) -> int:
     """Images per forward of (N, C, H, W)."""
-    return BATCH if pixels.shape[-1] < LARGE else BATCH // 8
+    if pixels.shape[-1] < LARGE:
+        return BATCH
+    return max(1, min(BATCH // 8, AREA // pixels.shape[-2:].numel()))
 
 
 @torch.inference_mode()

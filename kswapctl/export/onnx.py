@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kswapctl.data.images import normalise
 from kswapctl.errors import DataError, ParityError, UsageError, first_line
+from kswapctl.evaluation.predict import batch_of
 from kswapctl.spec import ModelSpec
 from kswapctl.tasks import Task
 
@@ -135,7 +136,7 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Tensor:
+def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec) -> Tensor:
     """(N, K) logits of (N, C, H, W) uint8 images, by onnxruntime on the CPU; a :class:`DataError` if it cannot."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as refused
@@ -146,7 +147,7 @@ def run_onnx(path: Path, pixels: Tensor, spec: ModelSpec, batch: int = 64) -> Te
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         outputs = [
             torch.from_numpy(session.run(None, {"images": normalise(part, spec.preprocessing).numpy()})[0])
-            for part in pixels.split(batch)
+            for part in pixels.split(batch_of(pixels))
         ]
     except faults as error:
         reason = first_line(error)

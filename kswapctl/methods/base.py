@@ -30,6 +30,10 @@ RANGES: dict[str, tuple[float, float]] = {
 """The least and the most of the hyper-parameters that every gradient method shares."""
 
 
+OF_STEPS = frozenset(("lr", "head_lr", "weight_decay", "epochs", "check_every", "sparsity", "proximal", "noise"))
+"""Those that say how a step is taken, or how many are."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the network made of one role's B items in a batch, now and before the operation.
@@ -107,6 +111,8 @@ class Method:
     """The least and the most of hyper-parameters of its own."""
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """The words that a hyper-parameter of its own may be."""
+    stepped: ClassVar[bool] = True
+    """Whether steps are taken; else the change is a closed form."""
 
     rank: int = 8
     """Rank of the adapters."""
@@ -174,8 +180,19 @@ class Method:
         for name, text in settings.items():
             if name not in types:
                 raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))
+            if name in cls.idle():
+                raise UsageError(f"{name} does nothing in this method", f"it {cls._why_idle(name)}: leave it out")
             values[name] = _parse(name, text, types[name])
         return cls(**values)
+
+    @classmethod
+    def idle(cls) -> frozenset[str]:
+        """Hyper-parameters of every method that do nothing in this one."""
+        return frozenset(("head_lr",) if cls.kind == "forget" else ()) | (frozenset() if cls.stepped else OF_STEPS)
+
+    @classmethod
+    def _why_idle(cls, name: str) -> str:
+        return "adds no row that could be trained" if cls.stepped and name == "head_lr" else "takes no step"
 
     def steps_of(self, retained: int, task: Task) -> int:
         """Steps of one cycle over ``retained`` images of ``task``."""
@@ -202,7 +219,7 @@ class Method:
 
     def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
         """The roles whose images are joined, for each pass of the step that ``context`` tells."""
-        return [("retain", self.kind)]
+        return [("retain", self.kind)] if self.stepped else []
 
     def loss(self, context: Context, seen: Mapping[Role, Seen]) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""

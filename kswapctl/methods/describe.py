@@ -47,6 +47,7 @@ def _one(name: str, method: type[Method]) -> dict[str, Any]:
                 "values": {preset: getattr(m, f.name) for preset, m in presets.items()},
             }
             for f in dataclasses.fields(method)
+            if f.name not in method.idle()
         ],
     }
 

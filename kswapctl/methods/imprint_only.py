@@ -4,11 +4,9 @@ Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018. Every way of lea
 (``kswapctl.models.heads.imprint``, which centres them and gives them a bias); this one also ends there.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kswapctl.methods.base import Context, Method
-from kswapctl.spec import Role
+from kswapctl.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -17,12 +15,9 @@ class Learn(Method):
 
     kind = "learn"
     source = "Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018"
+    stepped = False
 
     steps: int = 1
     """No step is taken."""
     cycles: int = 1
     """One: nothing is trained."""
-
-    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
-        """None."""
-        return []

@@ -6,7 +6,7 @@ information is made of the rehearsed and the forgotten images by their number of
 nearest adapter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ class Forget(Method):
 
     kind = "forget"
     source = "Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, AAAI 2024"
+    stepped = False
     ranges: ClassVar = {"strength": AMOUNT, "importance_images": COUNT}
 
     blocks: str = "all"
@@ -44,10 +45,6 @@ class Forget(Method):
     """Lambda of the paper: a weight is multiplied by strength * everything / forgotten, at most 1."""
     importance_images: int = 200
     """Most images of each role from which the importance is taken."""
-
-    def passes(self, context: Context) -> Sequence[tuple[Role, ...]]:
-        """None."""
-        return []
 
     def finish(self, context: Context, pools: Mapping[Role, Any]) -> None:
         """Measure the importances and dampen."""

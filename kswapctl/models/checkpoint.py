@@ -21,6 +21,8 @@ from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, 
 from kswapctl.models.weights import FILES, PICKLES, Weights, check_finite, in_full, read, read_pickle
 from kswapctl.spec import ModelSpec
 
+SQUASH = "squash"
+"""The only way to fit an image into the input of a detector or segmenter: all of it is kept."""
 STATED = {
     "architecture": str,
     "model": str,
@@ -118,8 +120,13 @@ def _refuse_architecture(source: str, description: Description) -> None:
 def _load_timm(source: str, description: Description) -> Checkpoint:
     _refuse_architecture(source, description)
     hub = source.startswith("hf-hub:")
+    rows = description.arguments.get("num_classes")
+    description = replace(description, arguments={k: v for k, v in description.arguments.items() if k != "num_classes"})
+    refuse_unsafe("", description.arguments)
     # another number of classes than the pretrained one would make timm draw a classifier of random weights, in silence
-    classes = None if description.pretrained else len(description.classes) or None
+    if description.pretrained and rows is not None:
+        raise UsageError(f"the pretrained classifier of {source} keeps its rows", "learn other classes afterwards")
+    classes = None if description.pretrained else len(description.classes) or rows
     model = create(source, description.arguments, classes, pretrained=description.pretrained)
     config = cast("dict[str, Any]", model.pretrained_cfg)
     names = description.classes or tuple(config.get("label_names") or ()) or configured.class_names(model)
@@ -232,7 +239,12 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     if len(names) != rows:
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
     if isinstance(model, Dense):
-        stated = configured.complete(description.preprocessing, architecture)
+        stated = configured.complete({"crop_mode": SQUASH} | description.preprocessing, architecture)
+        if stated.crop_mode != SQUASH:
+            raise DataError(
+                f"{architecture} is said to be fed with images cut to their {stated.crop_mode}",
+                f'boxes and masks are not cut: its metadata must say "crop_mode": "{SQUASH}"',
+            )
         return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
     return ModelSpec(
         architecture,

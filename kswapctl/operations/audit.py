@@ -60,6 +60,7 @@ class Audit:
 def audit_version(registry: Registry, version: Version, request: Request, command: str, progress: Progress) -> Audit:
     """Run the audit that ``request`` asks for, and record it in the history."""
     start = time.monotonic()
+    registry.require_writable()
     subject = choose_subject(registry, version, request)
     check_file(subject.audited, request)
     sources = knowledge_of(registry.model(version.model), version).sources

@@ -33,6 +33,7 @@ class Pushed:
 
 def push(registry: Registry, version: Version, name: str, *, with_base: bool, public: bool, command: str) -> Pushed:
     """Publish a version's whole stack; what is there already must be a part of it, and a base that is there stays."""
+    registry.require_writable()
     place = open_place(name, public)
     with _disk_errors(name):
         there = place.manifest()

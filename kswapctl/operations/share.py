@@ -81,6 +81,7 @@ def bundle(registry: Registry, version: Version, wish: Wish, command: str) -> Bu
     if registry.folder.resolve() in output.resolve().parents:
         raise UsageError(f"{output} is inside the registry", "choose another place")
     check_free(output, wish.overwrite)
+    registry.require_writable()
     parcel = gather(registry, version, wish.with_base, wish.only)
     signature = sign_manifest(parcel.manifest, wish.key) if wish.key else None
     with written_whole(output, wish.overwrite) as temporary:

@@ -46,6 +46,7 @@ def merge(registry: Registry, version: Version, output: Path, overwrite: bool, c
     if output.suffix.lower() != ".safetensors":
         raise UsageError(f"{output.name} would not say what it is", f"name it {output.stem}.safetensors")
     check_free(output, overwrite)
+    registry.require_writable()
     composed = load_version(registry, version)
     require_space(output.absolute().parent, _bytes_of(composed))
     with written_whole(output, overwrite) as temporary:
@@ -60,6 +61,7 @@ def export(registry: Registry, version: Version, request: Export, command: str, 
     """Write an ONNX file; it gets its name only once onnxruntime agrees with the model on real images."""
     outside(registry.folder, request.output)
     check_free(request.output, request.overwrite)
+    registry.require_writable()
     composed = load_version(registry, version)
     if _bytes_of(composed) > LARGE:
         check_free(beside(request.output), request.overwrite)

@@ -3,8 +3,8 @@
 Queries and objects are matched as in DETR (Carion et al., End-to-End Object Detection with Transformers, ECCV 2020).
 Scores are brought to one form, log-odds against "no object" in column 0, whether a network answers with sigmoids or
 with a softmax. A method sees the classification of objects only: boxes, scores that follow how well they fit, the
-queries without an object and the layers below the last are trained aside, and never on what is forgotten, since a
-worse box is no forgetting.
+queries without an object and, of RT-DETR, the layers below the last are trained aside, and never on what is forgotten,
+since a worse box is no forgetting.
 """
 
 from __future__ import annotations

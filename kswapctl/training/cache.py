@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from kswapctl.errors import DiskError
 
 GIB = 2**30
 
@@ -47,6 +50,7 @@ class Cache:
         if self.folder is None:
             return torch.empty(shape, dtype=dtype, device=device)
         self._make_room(size)
+        self._take(self._file(key), size)
         return self._map(key, shape, dtype)
 
     def recall(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]] | None:
@@ -62,30 +66,49 @@ class Cache:
     def keep(self, key: str, beside: dict[str, Tensor]) -> None:
         """Mark what was allocated under ``key`` as complete, with small tensors that belong to it.
 
-        Nothing is marked where another process has made room of it meanwhile.
+        Nothing is marked where another process has made room of it meanwhile. What is marked lies on the disk: a file
+        has its full size from its first moment, so that after a power cut nothing else would tell it from zeros.
         """
         if self.folder is None or not self._file(key).exists():
             return
         done = self._done(key)
         partial = done.with_suffix(f".{os.getpid()}")
         save_file({name: t.contiguous().cpu() for name, t in beside.items()}, partial)
+        for file in (self._file(key), partial):
+            with suppress(FileNotFoundError), file.open("rb") as written:
+                os.fsync(written.fileno())
         partial.replace(done)
 
+    def _take(self, file: Path, size: int) -> None:
+        """Have the disk reserve the file's room: written through a map into a full one, the process would be killed."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a+b") as taken:
+                if hasattr(os, "posix_fallocate"):  # not on every system
+                    os.posix_fallocate(taken.fileno(), 0, max(size, 1))
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise DiskError(
+                f"{file.parent} has no room for {size / 1e6:.0f} MB of activations ({error.strerror})",
+                "free some, name another --cache-dir, or leave it out: then they are kept in memory",
+            ) from error
+
     def _map(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = str(self._file(key))
         return torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
     def _make_room(self, size: int) -> None:
         """Remove the files used longest ago until ``size`` more bytes fit."""
         assert self.folder is not None
-        files = sorted(self.folder.glob("*.activations"), key=lambda f: f.stat().st_mtime)
-        total = sum(f.stat().st_size for f in files)
-        for file in files:
+        files = []
+        for file in self.folder.glob("*.activations"):
+            with suppress(FileNotFoundError):  # another process makes room too
+                files.append((file.stat().st_mtime, file.stat().st_size, file))
+        total = sum(taken for _, taken, _ in files)
+        for _, taken, file in sorted(files):
             if total + size <= self.budget:
                 break
-            total -= file.stat().st_size
+            total -= taken
             file.with_suffix(".safetensors").unlink(missing_ok=True)
             file.unlink(missing_ok=True)
 

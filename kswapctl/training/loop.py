@@ -103,7 +103,7 @@ def train(
             if within == length and meets(figures, targets, method.kind):
                 break
     figures = {k: v for k, v in history[-1].items() if k != "step"}
-    taken = step if method.passes(context) else 0
+    taken = step if method.stepped else 0
     return _outcome(subject, history, Last(figures, taken, meets(figures, targets, method.kind), lost))
 
 

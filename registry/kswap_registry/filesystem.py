@@ -37,8 +37,8 @@ def network_kind(folder: Path) -> str:
     return kind if kind in _NETWORK or kind.startswith("fuse.ssh") else ""
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what ``needed`` bytes of disk will not be there for."""
+def require_space(folder: Path, needed: int, way: str = "or choose another place") -> None:
+    """Refuse to begin what ``needed`` bytes of disk will not be there for; ``way`` is how to come by more."""
     with storage_errors(folder):
         status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
@@ -46,7 +46,7 @@ def require_space(folder: Path, needed: int) -> None:
         missing = (needed - free) / 1e6
         raise StorageFull(
             f"{needed / 1e6:.1f} MB are needed in {folder}, {free / 1e6:.1f} MB are free",
-            f"free at least {missing:.1f} MB, for instance with 'kswapctl gc'",
+            f"free at least {missing:.1f} MB, {way}",
         )
 
 

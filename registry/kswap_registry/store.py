@@ -301,7 +301,12 @@ class Registry:
 
     def require_space(self, needed: int) -> None:
         """Refuse to begin when the disk has less than ``needed`` bytes free."""
-        filesystem.require_space(self.folder, needed)
+        filesystem.require_space(self.folder, needed, "for instance with 'kswapctl gc'")
+
+    def require_writable(self) -> None:
+        """Refuse to begin work that could not be recorded."""
+        with storage_errors(self.folder), self.database.writing():
+            pass
 
     @contextmanager
     def exclusive(self, command: str = "") -> Iterator[None]:

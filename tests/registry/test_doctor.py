@@ -349,3 +349,7 @@ def test_too_little_room_is_said_before_the_work(faces: Registry) -> None:
     with pytest.raises(StorageFull, match="are needed") as caught:
         faces.require_space(1 << 60)
     assert "free at least" in caught.value.hint
+    assert "gc" in caught.value.hint
+    with pytest.raises(StorageFull) as caught:
+        filesystem.require_space(faces.folder, 1 << 60)
+    assert "gc" not in caught.value.hint
