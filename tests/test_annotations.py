@@ -51,6 +51,7 @@ def test_boxes_of_an_upright_image_are_read(boxes: Path) -> None:
 
 def test_an_image_in_two_parts_is_told(boxes: Path) -> None:
     (boxes / "train").rename(boxes / "images")
+    edit(boxes, file_name="images/a.jpg")
     shutil.copy(boxes / "train.json", boxes / "test.json")
     with pytest.raises(DataError, match=r"images/a\.jpg is listed in \w+\.json and in another part"):
         open_source(str(boxes))
