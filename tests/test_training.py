@@ -270,6 +270,18 @@ def _input(network: nn.Module) -> tuple[int, int, int]:
     return (network.patch_embed.proj.in_channels, *size)
 
 
+def test_two_processes_do_a_plan_once(fresh: Path, tmp_path: Path, digits: Path, invoke) -> None:
+    values = "{steps: 2, cycles: 1, retain_views: 1, change_views: 1}"
+    operations = "[{op: learn, classes: [nine]}, {op: forget, classes: [two]}]"
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"version: 1\nmodel: digits\ndefaults: {{data: {digits}, set: {values}}}\noperations: {operations}\n"
+    )
+    assert together(invoke, fresh, "apply", plan, "--quiet") == [0, 0]
+    with Registry.open(fresh, read_only=True) as registry:
+        assert [v.ref for v in registry.versions("digits")] == ["digits@base", "digits@1", "digits@2"]
+
+
 def test_one_of_two_processes_dies_and_nothing_is_registered(fresh: Path, invoke, state) -> None:
     before = state(fresh)
     first, second = together(invoke, fresh, *FORGET, dies=True)

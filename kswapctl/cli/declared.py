@@ -39,6 +39,8 @@ def apply(
         head = registry.resolve(plan.model).ref
         before = outline(registry, plan.model, plan.start, changes)
         after = before if dry_run else apply_plan(registry, plan.model, head, before, changes, command_line(), live)
+    if not after:  # another process of the same operations prints
+        return
     states = [_state(old, new) for old, new in zip(before, after, strict=True)]
     shown = [_shown(line, state) for line, state in zip(after, states, strict=True)]
     results = [line.result for line in after if line.result]

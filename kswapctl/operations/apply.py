@@ -10,11 +10,12 @@ from kswap_registry import Registry, Version
 from kswapctl.data.sets import count
 from kswapctl.errors import KswapError, UsageError
 from kswapctl.operations import aside
-from kswapctl.operations.change import Result, apply, naming
+from kswapctl.operations.change import Result, apply, follow, naming
 from kswapctl.operations.material import foresee
 from kswapctl.operations.versions import knowledge_of
 from kswapctl.progress import Progress
 from kswapctl.spec import Change
+from kswapctl.training.team import is_follower
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,13 @@ def apply_plan(
     progress: Progress,
 ) -> list[Line]:
     """Do the operations that are still to do on ``head``, where ``lines`` were outlined; each is registered before
-    the next begins.
+    the next begins. Of several processes that torchrun started, only the first writes, and has lines.
     """
+    if is_follower():
+        for line, change in zip(lines, changes, strict=True):
+            if not line.version:
+                follow(registry, model, change)
+        return []
     done: list[Line] = []
     made: list[str] = []
     with naming(made):
