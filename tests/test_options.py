@@ -224,3 +224,12 @@ def test_nothing_is_written_into_the_registry(run, home: Path, line: tuple[str, 
 
 def test_a_relative_step_of_main_is_one_of_its_own(run) -> None:
     assert run("branch", "digits", "main", "--to", "-1", "--json").json == {"main": "digits@1"}
+
+
+def test_a_relative_step_of_a_branch_is_along_it(run) -> None:
+    run("branch", "digits@2", "night")
+    run("rollback", "digits", "--to", "base")
+    moved = run("branch", "digits", "night", "--to", "-1", "--json")
+    assert moved.json == {"main": "digits@base", "night": "digits@1"}, moved.err
+    assert run("branch", "digits", "night", "--to", "-2").code == 2
+    assert run("branch", "digits", "day", "--to", "-1").code == 3

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from kswap_registry import Registry
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import IntegrityError, UsageError
+from kswapctl.errors import IntegrityError, NotFoundError, UsageError, nearest
 from kswapctl.operations.home import create_place, open_home
 
 
@@ -132,16 +133,26 @@ def branch(
     with open_home(home, read_only=not name) as registry:
         version = registry.resolve(ref)
         model = version.model
-        if to.startswith("-") and name != "main":
-            raise UsageError(f"--to {to} would count from the head of main", f"name a version: kswapctl list {model}")
         if to:
-            number = registry.resolve(f"{model}@{to}").number
+            number = _place(registry, model, name, to)
             registry.move_head(model, number, action="branch-move", command=command_line(), branch=name)
         elif name:
             registry.branch(model, name, version.number, command=command_line())
         heads = registry.branches(model)
     rows = [(branch, f"{model}@{number or 'base'}") for branch, number in heads.items()]
     render.data(dict(rows), render.table("", ["branch", "head"], rows))
+
+
+def _place(registry: Registry, model: str, branch: str, to: str) -> int:
+    """The number of the version that ``to`` names; -N steps back are along the branch."""
+    if not to.startswith("-") or branch == "main":
+        return registry.resolve(f"{model}@{to}").number
+    if branch not in registry.branches(model):
+        raise NotFoundError(f"{model} has no branch {branch!r}", nearest(branch, registry.branches(model)))
+    line = [0, *(v.number for v in registry.stack(registry.resolve(f"{model}@{branch}")))]
+    if not to[1:].isdigit() or int(to[1:]) >= len(line):
+        raise UsageError(f"{to} is no step back of {model}@{branch}", f"it has {len(line) - 1} operations")
+    return line[-1 - int(to[1:])]
 
 
 COMMANDS = {"doctor": doctor, "gc": gc, "backup": backup, "restore": restore, "branch": branch}
