@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--forget", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=[*ORDERS], default=[*ORDERS], help="stages to run")
+    parser.add_argument("--preset", default="default", help="of the method, for both kinds")
     parser.add_argument("--set", action="append", default=[], metavar="KIND.NAME=VALUE")
     parser.add_argument("--registry", type=Path, help="where to keep the versions; else they are deleted")
     parser.add_argument("-o", "--output", type=Path)
@@ -51,7 +52,9 @@ def main() -> None:
     settings = settings_by_kind(options.set)
     classes = {"learn": tuple(options.learn.split(",")), "forget": tuple(options.forget.split(","))}
     changes = {
-        kind: Change(kind, classes[kind], options.data, settings=settings[kind], seed=options.seed)
+        kind: Change(
+            kind, classes[kind], options.data, preset=options.preset, settings=settings[kind], seed=options.seed
+        )
         for kind in ("learn", "forget")
     }
     with (

@@ -391,19 +391,21 @@ def test_every_family_goes_through_the_commands(shapes, tmp_path, invoke, kind):
         assert ran.code == 0, (line[0], ran.err)
 
 
-@pytest.mark.parametrize("name", ["gs-lora", "ewc", "erase"])
+@pytest.mark.parametrize(
+    ("name", "views", "each"),
+    [("gs-lora", ("--set", "retain_views=5"), 5), ("ewc", ("--set", "retain_views=3"), 3), ("erase", (), 4)],
+)
 def test_each_view_of_a_mask_is_an_image_but_an_epoch_is_of_those_that_are_there(
-    dense_home, shapes, tmp_path, invoke, monkeypatch, name
+    dense_home, shapes, tmp_path, invoke, monkeypatch, name, views, each
 ):
     from kswapctl.training.pool import Maker
 
     home = Path(shutil.copytree(dense_home, tmp_path / "home"))
     made, make = [], Maker.make
     monkeypatch.setattr(Maker, "make", lambda *a: made.append(make(*a)) or made[-1])
-    views = ("--set", "retain_views=3", "--set", "change_views=3", "--set", "cycles=1")
     ran = invoke(
         home, "forget", "segformer", "--data", shapes["masks"], "--classes", "red", "--method", name,
-        *views, "--set", "epochs=6", "--blocks", "all", "--json",
+        *views, "--set", "cycles=1", "--set", "epochs=6", "--blocks", "all", "--json",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     retain, change = made[0], made[1]
@@ -412,7 +414,7 @@ def test_each_view_of_a_mask_is_an_image_but_an_epoch_is_of_those_that_are_there
         assert len(pool) == len(pool.before.targets) == len(pool.order)
     record = invoke(home, "show", "segformer@1", "--json").json["state"]["record"]
     there = record["data"]["retain"]["images"]
-    assert len(retain) == 3 * there
+    assert len(retain) == each * there
     assert record["steps"] == 6 * -(-there // 5)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kswapctl.data.marks import NONE
-from kswapctl.data.views import MOST, Variation, make_views, mix_views
+from kswapctl.data.views import Variation, make_views, mix_views
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_a_mixed_mask_moves_where_its_image_does(blobs: tuple[Tensor, Tensor]) -
 def test_nothing_moves_on_an_image_with_boxes(blobs: tuple[Tensor, Tensor]) -> None:
     pixels, masks = blobs
     boxes = torch.rand(6, 2, 6)
-    views, same = make_views(pixels, boxes, 5, Variation(1, marks="boxes"))
-    assert len(views) == MOST["boxes"]
+    views, same = make_views(pixels, boxes, 2, Variation(1, marks="boxes"))
+    assert len(views) == 2
     assert torch.equal(same, boxes)
     image, mask = views[1].float().mean(1), masks.bool()
     bright = image > image.flatten(1).mean(1)[:, None, None]

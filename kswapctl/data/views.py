@@ -24,8 +24,10 @@ CONTRAST, BRIGHTNESS, TINT, NOISE = 0.4, 0.5, 0.08, 0.05
 """Largest relative change of contrast, brightness and channel gain; standard deviation of noise in [0, 1]."""
 BLURRED, ERASED = 0.35, 0.25
 """Share of images that a view blurs, and of images that lose a patch."""
-MOST = {"boxes": 2, "masks": 4}
-"""Most variants of an image, itself included: other light alone shows little that is new, and masks have many items."""
+ENOUGH = {"boxes": 2, "masks": 4}
+"""Variants of an image that are enough, itself included, where no other number is asked for: other light alone shows
+little that is new, and masks have many items.
+"""
 
 Marked = tuple[Tensor, Tensor]
 """Images, and what is marked on them."""
@@ -47,10 +49,9 @@ def make_views(pixels: Tensor, targets: Tensor, count: int, variation: Variation
     """(V, N, C, H, W) uint8: ``pixels`` (N, C, H, W) uint8 itself, and ``count - 1`` variants of each; and targets.
 
     Boxes stay where they are, so nothing moves or is covered. (N, H, W) masks move along: each variant is then an
-    image of its own, and what comes back is (1, V * N, C, H, W) and (V * N, H, W). There are at most ``MOST`` of them.
+    image of its own, and what comes back is (1, V * N, C, H, W) and (V * N, H, W).
     """
     generator = torch.Generator().manual_seed(variation.seed)
-    count = min(count, MOST.get(variation.marks, count))
     views = [(pixels, targets), *(_variant(pixels, targets, generator, variation) for _ in range(count - 1))]
     images = torch.stack([seen for seen, _ in views])
     if variation.marks != "masks":

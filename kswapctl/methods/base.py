@@ -141,7 +141,10 @@ class Method:
     change_batch: int = 24
     """Images to learn or forget a step."""
     retain_views: int = 6
-    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
+    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation.
+
+    With boxes at most 2, with masks 4, unless a setting or a preset names a number.
+    """
     change_views: int = 0
     """Fixed variants of each image to learn or forget; 0: 16 to learn, 4 to forget (with boxes 2, masks 4)."""
     view_strength: float = 0.5

@@ -57,6 +57,15 @@ class Learn(Method):
             "sparsity": 0.1,
             "distillation": 6.0,
         },
+        "thorough": {
+            "rank": 16,
+            "lr": 1e-2,
+            "steps": 900,
+            "cycles": 1,
+            "check_every": 600,
+            "retain_views": 16,
+            "change_views": 16,
+        },
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
 
@@ -70,8 +79,6 @@ class Learn(Method):
     """Steps of one cycle, along which the learning rate rises and falls."""
     cycles: int = 2
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
-    retain_views: int = 6
-    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 3.0
@@ -110,6 +117,7 @@ class Forget(Method):
     presets: ClassVar = {
         "default": {},
         "fast": {"rank": 16, "lr": 6e-3, "steps": 60, "retain_views": 2, "change_views": 2, "sparsity": 0.1},
+        "thorough": {},
         "paper": PAPER
         | {
             "bound": 105.0,
@@ -132,8 +140,6 @@ class Forget(Method):
     """Steps of one cycle, along which the learning rate rises and falls."""
     cycles: int = 2
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
-    retain_views: int = 6
-    """Fixed variants of each retained image, the untouched one included; 1 means no augmentation."""
     change_views: int = 3
     """Fixed variants of each image to forget."""
     learned_weight: int = 3

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from kswapctl.data.images import Images
-from kswapctl.data.views import Variation, make_views, mix_views
+from kswapctl.data.views import ENOUGH, Variation, make_views, mix_views
 from kswapctl.errors import DataError
 from kswapctl.models.weights import fingerprint
 from kswapctl.operations.bench import Bench
@@ -77,13 +77,22 @@ def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tup
     """Each image in the method's views, or in fewer where training would not draw them all; and their targets."""
     pixels, targets, method = bench.images[part].pixels, bench.targets(part), bench.method
     variation = Variation(seed, method.view_strength, bench.task.marks)
+    wanted = method.views_of(role)
+    usual = min(wanted, ENOUGH.get(bench.task.marks, wanted))
     if held:
-        return make_views(pixels, targets, 1 if role == "retain" else method.views_of(role), variation)
+        return make_views(pixels, targets, 1 if role == "retain" else usual, variation)
     draws = bench.length * method.batch_of(role, bench.task)
-    wanted, drawn = method.views_of(role), max(1, round(draws / len(pixels)))
+    drawn = max(1, round(draws / len(pixels)))
     if drawn == 1 < wanted:
         return mix_views(pixels, targets, 1 / wanted, variation)
-    return make_views(pixels, targets, min(wanted, drawn), variation)
+    return make_views(pixels, targets, min(wanted if _asked_for_views(bench, role) else usual, drawn), variation)
+
+
+def _asked_for_views(bench: Bench, role: Role) -> bool:
+    """Whether the request or its preset says how many views there are."""
+    name = "retain_views" if role == "retain" else "change_views"
+    said = {**bench.method.presets.get(bench.change.preset, {}), **bench.change.settings}
+    return name in said and getattr(bench.method, name) > 0
 
 
 def drawing_order(images: Images, knowledge: Knowledge, learned_weight: int, copies: int = 1) -> torch.Tensor:
