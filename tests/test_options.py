@@ -88,8 +88,9 @@ def test_a_swap_sets_hyper_parameters_of_both_or_of_one(asked, look) -> None:
     ran = look(*line, "--set", "lern.rank=2")
     assert (ran.code, "learn.NAME" in ran.err) == (2, True)
     assert look(*line[:-1], ",").code == 2
-    ran = look(*line, "--set", "bound=2")
-    assert (ran.code, "--set forget.bound=VALUE" in ran.err) == (2, True), ran.err
+    for setting, way in (("bound=2", "forget.bound"), ("head_lr=1", "learn.head_lr")):
+        ran = look(*line, "--set", setting)
+        assert (ran.code, f"--set {way}=VALUE" in ran.err) == (2, True), ran.err
     assert look(*line, "--order", "l").code == 2
 
 
