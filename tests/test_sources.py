@@ -86,7 +86,7 @@ def test_an_empty_class_folder_is_named(make: Make) -> None:
         open_source(str(root))
 
 
-@pytest.mark.parametrize("name", ["a,b", " cat", "line\nbreak"])
+@pytest.mark.parametrize("name", [" cat", "line\nbreak"])
 def test_a_class_name_that_no_option_could_hold_is_refused(make: Make, name: str) -> None:
     with pytest.raises(DataError, match="class name"):
         open_source(str(make(f"{name}/a.png")))
