@@ -104,7 +104,7 @@ def test_a_full_disk_is_told_before_it_is_written_to(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskError, match="has no room for 0 MB of activations"):
+    with pytest.raises(DiskError, match="cannot take 0 MB of activations"):
         Cache(10_000, tmp_path / "kept").allocate("k", (2, 2), torch.float32, CPU)
     assert not list((tmp_path / "kept").iterdir())
 

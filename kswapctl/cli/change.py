@@ -185,7 +185,7 @@ def _check_both(settings: list[str], changes: Iterable[Change]) -> None:
     from kswapctl.methods import find_method
 
     methods = {change.kind: find_method(change.method, change.kind) for change in changes}
-    has = {kind: {f.name for f in fields(method)} - method.idle() for kind, method in methods.items()}
+    has = {kind: {f.name for f in fields(method)} - method.idle().keys() for kind, method in methods.items()}
     for name in pairs(settings):
         kinds = [kind for kind, names_there in has.items() if name in names_there]
         if len(kinds) == 1:

@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """The least and the most of the hyper-parameters that every gradient method shares."""
 
 
-OF_STEPS = frozenset(("lr", "head_lr", "weight_decay", "epochs", "check_every", "sparsity", "proximal", "noise"))
+OF_STEPS = ("lr", "head_lr", "weight_decay", "epochs", "check_every", "sparsity", "proximal", "noise")
 """Those that say how a step is taken, or how many are."""
 
 
@@ -183,19 +183,17 @@ class Method:
         for name, text in settings.items():
             if name not in types:
                 raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))
-            if name in cls.idle():
-                raise UsageError(f"{name} does nothing in this method", f"it {cls._why_idle(name)}: leave it out")
+            if why := cls.idle().get(name):
+                raise UsageError(f"{name} does nothing in this method", f"it {why}: leave it out")
             values[name] = _parse(name, text, types[name])
         return cls(**values)
 
     @classmethod
-    def idle(cls) -> frozenset[str]:
-        """Hyper-parameters of every method that do nothing in this one."""
-        return frozenset(("head_lr",) if cls.kind == "forget" else ()) | (frozenset() if cls.stepped else OF_STEPS)
-
-    @classmethod
-    def _why_idle(cls, name: str) -> str:
-        return "adds no row that could be trained" if cls.stepped and name == "head_lr" else "takes no step"
+    def idle(cls) -> dict[str, str]:
+        """Hyper-parameters of every method that do nothing in this one, and why: what it does not do."""
+        if not cls.stepped:
+            return dict.fromkeys(OF_STEPS, "takes no step")
+        return {"head_lr": "adds no row that could be trained"} if cls.kind == "forget" else {}
 
     def steps_of(self, retained: int, task: Task) -> int:
         """Steps of one cycle over ``retained`` images of ``task``."""

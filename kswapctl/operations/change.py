@@ -138,7 +138,7 @@ def _plan(model: Model, head: Version, changes: Sequence[Change]) -> list[Change
         planned.append(dataclasses.replace(change, again=True, classes=classes[change.kind]) if repeated else change)
         material, knowledge = foresee(model, knowledge, planned[-1])
         classes[change.kind] = material.change.classes
-        _check_apart([dataclasses.replace(p, classes=classes[p.kind]) for p in planned])
+    _check_apart([dataclasses.replace(change, classes=classes[change.kind]) for change in planned])
     return planned
 
 

@@ -91,7 +91,7 @@ def _views(bench: Bench, part: str, role: Role, seed: int, *, held: bool) -> tup
 def _asked_for_views(bench: Bench, role: Role) -> bool:
     """Whether the request or its preset says how many views there are."""
     name = "retain_views" if role == "retain" else "change_views"
-    said = {**bench.method.presets.get(bench.change.preset, {}), **bench.change.settings}
+    said = {*bench.method.presets[bench.change.preset], *bench.change.settings}
     return name in said and getattr(bench.method, name) > 0
 
 

@@ -89,7 +89,7 @@ class Cache:
         except OSError as error:
             file.unlink(missing_ok=True)
             raise DiskError(
-                f"{file.parent} has no room for {size / 1e6:.0f} MB of activations ({error.strerror})",
+                f"{file.parent} cannot take {size / 1e6:.0f} MB of activations ({error.strerror})",
                 "free some, name another --cache-dir, or leave it out: then they are kept in memory",
             ) from error
 
