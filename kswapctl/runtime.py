@@ -49,7 +49,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
         raise UsageError(f"unknown precision {name!r}", "use auto, fp32 or bf16")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 @contextlib.contextmanager

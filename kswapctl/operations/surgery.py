@@ -41,7 +41,8 @@ MOST_ROOM = 1e6
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
     """Train the adapter; nothing is stored."""
     change = material.change
-    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
+    marks = TASKS[composed.spec.task].marks
+    method = find_method(change.method, change.kind).configure(change.preset, change.settings, marks)
     device = pick_device(change.device)
     dtype = pick_precision(change.precision, device)
     kept = made_folder(Path(change.cache_dir)) if change.cache_dir else None
