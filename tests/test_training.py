@@ -25,6 +25,7 @@ from torch import nn
 from kswapctl.errors import DiskError
 from kswapctl.methods import Method
 from kswapctl.operations.versions import load_version
+from kswapctl.runtime import pick_precision
 from kswapctl.spec import Targets
 from kswapctl.tasks import TASKS
 from kswapctl.training import loop
@@ -36,6 +37,18 @@ from kswapctl.training.team import Team
 Run = Callable[..., Any]
 CPU = torch.device("cpu")
 FORGET = ("forget", "digits", "--classes", "two", "--preset", "few", "--precision", "fp32", "--blocks", "last:2")
+
+
+@pytest.mark.parametrize("unit", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_a_cpu_trains_in_bf16_where_either_of_its_units_multiplies_it(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, each, lambda: False)
+    assert pick_precision("auto", CPU) is torch.float32
+    monkeypatch.setattr(torch.cpu, unit, lambda: True)
+    assert pick_precision("auto", CPU) is torch.bfloat16
+    assert pick_precision("fp32", CPU) is torch.float32
 
 
 def weights(home: Path) -> dict[str, torch.Tensor]:

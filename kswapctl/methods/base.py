@@ -176,7 +176,7 @@ class Method:
 
     @classmethod
     def configure(cls, preset: str, settings: Mapping[str, str], marks: Marks = "labels") -> Self:
-        """The method for images with ``marks``: with a preset's values, then ``settings`` (text, by the field's type)."""
+        """The method for images with ``marks``: a preset's values, then ``settings`` (text, by the field's type)."""
         if preset not in cls.presets:
             raise UsageError(f"no preset {preset!r}", nearest(preset, cls.presets))
         hints = get_type_hints(cls)

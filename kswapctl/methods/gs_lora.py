@@ -68,7 +68,7 @@ class Learn(Method):
         },
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
-    dense: ClassVar = {"lr": 5e-3, "steps": 150, "cycles": 2}
+    dense: ClassVar = {"lr": 5e-3, "steps": 150, "cycles": 2, "distillation": 3.0}
 
     rank: int = 8
     """Rank of the adapters."""
@@ -82,8 +82,8 @@ class Learn(Method):
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
-    distillation: float = 3.0
-    """Weight of the distillation from the model before, which gives new classes no probability."""
+    distillation: float = 4.0
+    """Weight of the distillation from the model before, which gives new classes no probability; 3 with boxes and masks."""
     temperature: float = 2.0
     """Temperature of the distillation."""
 

@@ -18,6 +18,7 @@ class Learn(gs_lora.Learn):
 
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
     presets: ClassVar = {"default": {}, "paper": gs_lora.PAPER | {"sparsity": 0.01}}
+    dense: ClassVar = {}
 
     sparsity: float = 0.1
     """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
