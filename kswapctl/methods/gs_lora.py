@@ -82,8 +82,8 @@ class Learn(Method):
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
-    distillation: float = 4.0
-    """Weight of the distillation from the model before, which gives new classes no probability; 3 with boxes and masks."""
+    distillation: float = 2.0
+    """Weight of the distillation from the model before, which gives new classes no probability; of boxes and masks 3."""
     temperature: float = 2.0
     """Temperature of the distillation."""
 
