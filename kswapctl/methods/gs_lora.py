@@ -83,7 +83,7 @@ class Learn(Method):
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
     distillation: float = 2.0
-    """Weight of the distillation from the model before, which gives new classes no probability; of boxes and masks 3."""
+    """Weight of the distillation from the model before, which gives new classes no probability; with boxes, masks 3."""
     temperature: float = 2.0
     """Temperature of the distillation."""
 
