@@ -290,7 +290,7 @@ def test_a_detector_and_a_segmenter_take_the_values_that_a_method_has_for_them(
     monkeypatch.setattr(METHODS["gs-lora"][0], "dense", values)
     ran = dense_changed("learn", model, "--data", shapes[NETWORKS[model][1]], "--classes", "red", *settings, "--json")
     assert ran.code == 0, ran.err
-    (made,) = ran.json["versions"]
+    (made,) = ran.json
     assert made["steps"] == steps
 
 
