@@ -281,19 +281,6 @@ def test_what_was_learned_and_forgotten_is_measured_merged_and_taken_back(dense_
     assert dense_changed("rollback", model, "--to", "base").code == 0
 
 
-@pytest.mark.parametrize(("model", "settings", "steps"), [("rt_detr", (), 4), ("segformer", ("--set", "steps=2"), 8)])
-def test_a_detector_and_a_segmenter_take_the_values_that_a_method_has_for_them(
-    dense_changed, shapes, monkeypatch, model, settings, steps
-):
-    """Four steps for each that the method asks for; a setting goes first."""
-    values = {"steps": 1, "cycles": 1, "retain_views": 1, "change_views": 1}
-    monkeypatch.setattr(METHODS["gs-lora"][0], "dense", values)
-    ran = dense_changed("learn", model, "--data", shapes[NETWORKS[model][1]], "--classes", "red", *settings, "--json")
-    assert ran.code == 0, ran.err
-    (made,) = ran.json
-    assert made["steps"] == steps
-
-
 def break_boxes(folder, change):
     listed = json.loads((folder / "train.json").read_text())
     change(listed)

@@ -83,13 +83,3 @@ def test_a_preset_s_values_go_before_the_defaults_and_settings_before_both(metho
         configured = method.configure(preset, {})
         assert all(getattr(configured, name) == value for name, value in values.items())
         assert method.configure(preset, {"rank": "7"}).rank == 7
-
-
-@pytest.mark.parametrize("method", EVERY)
-def test_boxes_and_masks_have_values_of_their_own_which_presets_and_settings_go_before(method: type[Method]) -> None:
-    for preset, values in method.presets.items():
-        configured = method.configure(preset, {}, "masks")
-        assert all(getattr(configured, name) == value for name, value in {**method.dense, **values}.items())
-    for name, value in method.dense.items():
-        assert getattr(method(), name) != value, "then it is no value of their own"
-        assert getattr(method.configure("default", {name: "7"}, "boxes"), name) == 7

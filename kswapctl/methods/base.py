@@ -15,7 +15,7 @@ from kswapctl.errors import UsageError, nearest
 from kswapctl.methods.terms import group_sparsity
 from kswapctl.models.lora import Layer
 from kswapctl.spec import Kind, Role
-from kswapctl.tasks import Marks, Task
+from kswapctl.tasks import Task
 
 VIEWS: dict[Role, int] = {"learn": 16, "forget": 4}
 """Variants of each image that changes: what is learned must be known again elsewhere, of whatever few images."""
@@ -102,8 +102,6 @@ class Method:
     """The paper it comes from."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     """Named sets of values that differ from the fields' defaults."""
-    dense: ClassVar[Mapping[str, Any]] = {}
-    """Values that differ where an item is an object or a pixel, unless a preset names them."""
 
     all_layers: ClassVar[bool] = False
     """Whether it changes every linear layer inside the chosen blocks, not only the feed-forward ones."""
@@ -175,13 +173,13 @@ class Method:
                 raise UsageError(f"no {name} {getattr(self, name)!r} in this method", f"{name} is {' or '.join(known)}")
 
     @classmethod
-    def configure(cls, preset: str, settings: Mapping[str, str], marks: Marks = "labels") -> Self:
-        """The method for images with ``marks``: a preset's values, then ``settings`` (text, by the field's type)."""
+    def configure(cls, preset: str, settings: Mapping[str, str]) -> Self:
+        """The method with a preset's values and then ``settings`` (text, checked against each field's type)."""
         if preset not in cls.presets:
             raise UsageError(f"no preset {preset!r}", nearest(preset, cls.presets))
         hints = get_type_hints(cls)
         types = {f.name: hints[f.name].__name__ for f in dataclasses.fields(cls)}
-        values = {**({} if marks == "labels" else cls.dense), **cls.presets[preset]}
+        values = dict(cls.presets[preset])
         for name, text in settings.items():
             if name not in types:
                 raise UsageError(f"no hyper-parameter {name!r} in this method", nearest(name, types))

@@ -51,11 +51,10 @@ def load_foreign(name: str) -> tuple[type[Method], ...]:
         try:
             for preset in one.presets:
                 one.configure(preset, {})
-                one.configure(preset, {}, "boxes")
         except (TypeError, ValueError, AttributeError, UsageError) as error:
             raise UsageError(
                 f"method {name!r} of {origin} cannot be configured ({error})",
-                "its fields are bool, int, float or str, and its presets and dense set no others",
+                "its fields are bool, int, float or str, and its presets set no others",
             ) from error
     return classes
 

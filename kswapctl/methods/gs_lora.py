@@ -68,22 +68,21 @@ class Learn(Method):
         },
         "paper": PAPER | {"beta": 1.0, "handicap": 0.0},
     }
-    dense: ClassVar = {"lr": 5e-3, "steps": 150, "cycles": 2, "distillation": 3.0}
 
     rank: int = 8
     """Rank of the adapters."""
     blocks: str = "all"
     """Which blocks are adapted: all, last:N, or auto: the last ones, as many as the gradient asks for."""
-    lr: float = 1.5e-2
-    """Highest learning rate of AdamW for the adapters; with boxes and masks 5e-3."""
-    steps: int = 300
-    """Steps of one cycle, along which the learning rate rises and falls; with boxes and masks 150."""
-    cycles: int = 1
+    lr: float = 5e-3
+    """Highest learning rate of AdamW for the adapters."""
+    steps: int = 150
+    """Steps of one cycle, along which the learning rate rises and falls."""
+    cycles: int = 2
     """Most cycles; training ends with the first after which the targets hold on the validation part."""
     beta: float = 2.0
     """Weight of the learn loss against the retain loss."""
-    distillation: float = 2.0
-    """Weight of the distillation from the model before, which gives new classes no probability; with boxes, masks 3."""
+    distillation: float = 3.0
+    """Weight of the distillation from the model before, which gives new classes no probability."""
     temperature: float = 2.0
     """Temperature of the distillation."""
 

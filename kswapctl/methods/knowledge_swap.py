@@ -18,16 +18,9 @@ class Learn(gs_lora.Learn):
 
     source = "Xing et al., Knowledge Swapping via Learning and Unlearning, ICML 2025"
     presets: ClassVar = {"default": {}, "paper": gs_lora.PAPER | {"sparsity": 0.01}}
-    dense: ClassVar = {}
 
     sparsity: float = 0.1
     """A block whose gradient is below this share of the largest block's stays as it is (the group-sparse penalty)."""
-    lr: float = 5e-3
-    """Highest learning rate of AdamW for the adapters."""
-    steps: int = 150
-    """Steps of one cycle, along which the learning rate rises and falls."""
-    cycles: int = 2
-    """Most cycles; training ends with the first after which the targets hold on the validation part."""
     beta: float = 0.9
     """Weight of the learn loss against the retain loss."""
     distillation: float = 0.0

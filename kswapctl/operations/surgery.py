@@ -41,8 +41,7 @@ MOST_ROOM = 1e6
 def operate(composed: Composed, material: Material, progress: Progress) -> tuple[Outcome, dict[str, Images]]:
     """Train the adapter; nothing is stored."""
     change = material.change
-    marks = TASKS[composed.spec.task].marks
-    method = find_method(change.method, change.kind).configure(change.preset, change.settings, marks)
+    method = find_method(change.method, change.kind).configure(change.preset, change.settings)
     device = pick_device(change.device)
     dtype = pick_precision(change.precision, device)
     kept = made_folder(Path(change.cache_dir)) if change.cache_dir else None
@@ -73,7 +72,7 @@ def operate(composed: Composed, material: Material, progress: Progress) -> tuple
         plan = Plan(bench.generator, report, bench.length, team)
         outcome = train(subject, method, context, training, validation, change.targets, plan)
         team.wait()
-    _tell(outcome, change, method.cycles, progress)
+    _tell(outcome, change, progress)
     return dataclasses.replace(outcome, choice=choice), images
 
 
@@ -198,7 +197,7 @@ def share(value: float) -> str:
     return f"{100 * value:g}%"
 
 
-def _tell(outcome: Outcome, change: Change, cycles: int, progress: Progress) -> None:
+def _tell(outcome: Outcome, change: Change, progress: Progress) -> None:
     if outcome.lost:
         progress.note(f"stored at the method's rank: {outcome.lost:.1%} of the change's norm was left out")
     if outcome.met:
@@ -206,7 +205,7 @@ def _tell(outcome: Outcome, change: Change, cycles: int, progress: Progress) -> 
     reached = ", ".join(f"{k} {v:.1%}" for k, v in outcome.validation.items() if k != "loss")
     targets = change.targets
     wanted = f"learn >= {share(targets.learn)}" if change.kind == "learn" else f"forget <= {share(targets.forget)}"
-    longer = f", or more training (--set cycles={2 * cycles})" if outcome.steps else ""
+    longer = ", or more training (--set cycles=4)" if outcome.steps else ""
     progress.note(
         f"{change.kind} {named(change.classes)}: the targets were not met on the validation part ({reached}; asked for "
         f"{wanted}, retain drop <= {share(targets.retain_drop)}): try more rehearsal (--retain-share), looser targets"
