@@ -32,6 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.shown or options.last) and not options.drive:
         parser.error("--shown and --last are said with --drive")
+    if options.last < 0:
+        parser.error("--last is a number of images")
     if options.drive:
         split_drive(options.data, options.drive, options.last, options.shown, options.output / "validation")
     elif (options.data / "classes.txt").is_file():

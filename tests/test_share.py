@@ -563,6 +563,15 @@ def test_a_base_that_would_make_timm_open_a_file_is_refused(shared, empty, tmp_p
     refused(empty, forge(tmp_path / "x.kswap", members(shared / "with.kswap"), change), 15, invoke, state)
 
 
+def test_a_detector_whose_images_would_be_cut_registers_nothing(dense_changed, empty, tmp_path, invoke, state):
+    made = dense_changed("bundle", "rt_detr", "--with-base", "-o", tmp_path / "made.kswap")
+    assert made.code == 0, made.err
+    content = members(tmp_path / "made.kswap")
+    cut = forge(tmp_path / "cut.kswap", content, keys("base|spec|preprocessing|crop_mode", "center"))
+    assert "boxes and masks are not cut" in refused(empty, cut, 4, invoke, state)
+    assert invoke(empty, "import", forge(tmp_path / "whole.kswap", content)).code == 0
+
+
 def test_a_checkpoint_whose_metadata_would_make_timm_open_a_file_is_refused(empty, tmp_path, invoke):
     import torch
     from safetensors.torch import save_file

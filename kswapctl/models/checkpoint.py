@@ -21,8 +21,6 @@ from kswapctl.models.heads import classifier_path, classifier_rows, head_paths, 
 from kswapctl.models.weights import FILES, PICKLES, Weights, check_finite, in_full, read, read_pickle
 from kswapctl.spec import ModelSpec
 
-SQUASH = "squash"
-"""The only way to fit an image into the input of a detector or segmenter: all of it is kept."""
 STATED = {
     "architecture": str,
     "model": str,
@@ -239,12 +237,8 @@ def _spec(model: nn.Module, architecture: str, description: Description, names: 
     if len(names) != rows:
         raise WrongBaseError(f"{architecture} has {rows} classes, but {len(names)} names", "give one name a row")
     if isinstance(model, Dense):
-        stated = configured.complete({"crop_mode": SQUASH} | description.preprocessing, architecture)
-        if stated.crop_mode != SQUASH:
-            raise DataError(
-                f"{architecture} is said to be fed with images cut to their {stated.crop_mode}",
-                f'boxes and masks are not cut: its metadata must say "crop_mode": "{SQUASH}"',
-            )
+        stated = configured.complete({"crop_mode": configured.SQUASH} | description.preprocessing, architecture)
+        configured.refuse_cut(stated, architecture)
         return ModelSpec(architecture, description.arguments, tuple(names), stated, model.task)
     return ModelSpec(
         architecture,

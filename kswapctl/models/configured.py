@@ -22,6 +22,8 @@ CHOICES = {
     "crop_mode": ("center", "squash", "border"),
 }
 """What timm knows of these."""
+SQUASH = "squash"
+"""The only way to fit an image into the input of a detector or segmenter: all of it is kept."""
 
 
 def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mapping[str, Any]) -> Preprocessing:
@@ -61,6 +63,15 @@ def complete(config: Mapping[str, Any], where: str) -> Preprocessing:
             raise DataError(f"{where} has the {name} {said[name]!r}", nearest(str(said[name]), known))
     per = {name: per_channel(name, said) for name in ("mean", "std")}
     return Preprocessing.from_json({**said, "input_size": tuple(size), **per})
+
+
+def refuse_cut(preprocessing: Preprocessing, architecture: str) -> None:
+    """Raise :class:`DataError` where images of a detector or segmenter would be cut."""
+    if preprocessing.crop_mode != SQUASH:
+        raise DataError(
+            f"{architecture} is said to be fed with images cut to their {preprocessing.crop_mode}",
+            f'boxes and masks are not cut: its metadata must say "crop_mode": "{SQUASH}"',
+        )
 
 
 def per_channel(name: str, config: dict[str, Any]) -> tuple[float, ...]:

@@ -26,6 +26,8 @@ from kswapctl.errors import IntegrityError, UsageError, WrongBaseError
 from kswapctl.export.manifest import ADAPTER_FILES, BASE_FILE, Listed, Manifest, Step, folder_of
 from kswapctl.models import checkpoint as checkpoints
 from kswapctl.models.building import build, class_rows
+from kswapctl.models.configured import refuse_cut
+from kswapctl.models.families import is_dense
 from kswapctl.models.foreign import check_config, check_tensors, grown
 from kswapctl.models.header import Entry, read_header
 from kswapctl.models.lora import fold
@@ -167,7 +169,10 @@ def _check_base(registry: Registry, manifest: Manifest, target: _Target, files: 
     if fingerprint(base) != manifest.base.fingerprint:
         raise IntegrityError("the tensors of the base are not those that its fingerprint names", "get it again")
     if target.model is None:
-        build(ModelSpec.from_json(manifest.base.spec), base)  # fits the network it claims to be of
+        spec = ModelSpec.from_json(manifest.base.spec)
+        build(spec, base)  # fits the network it claims to be of
+        if is_dense(spec.architecture):
+            refuse_cut(spec.preprocessing, spec.architecture)
     return base
 
 
