@@ -1,6 +1,7 @@
 """Looking at versions and moving the head, as a user calls the commands."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,10 @@ def test_eval_per_class_adds_up_to_the_sets(look) -> None:
     each = [c for c in shown["per_class"] if c["name"] in {"eight", "nine"}]
     right = sum(c["images"] * c["accuracy"] for c in each)
     assert right / learned["images"] == pytest.approx(learned["accuracy"])
-    assert "eight" in look("eval", "digits", "--per-class").out
+    taken = {c["name"]: c["taken_for"] for c in shown["per_class"]}
+    name, (other, share) = next((name, named[0]) for name, named in taken.items() if named)
+    out = look("eval", "digits", "--per-class").out
+    assert re.search(rf"{name} .* {other} {share:.0%}", out), out
 
 
 def test_eval_of_the_base_is_its_own_measure(look) -> None:
@@ -222,6 +226,7 @@ def test_scores_worked_by_hand() -> None:
         ("forgotten", 2, 0.5, 1.0),
     ]
     assert result.taken_for == {"b": [("b", 0.5), ("a", 0.5)]}
+    assert {c.name: c.taken_for for c in result.per_class} == {"a": (), "b": (("a", 0.5),), "c": (("a", 1.0),)}
     assert result.h_mean == pytest.approx(2 * 1.0 * 0.5 / 1.5)
 
 

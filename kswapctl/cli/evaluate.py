@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 def evaluate(
     ref: options.Ref,
     data: options.EvalData = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="A row for each class.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="A row for each class, and what else it is taken for.")
+    ] = False,
     history: Annotated[bool, typer.Option("--history", help="A row for every version of the stack.")] = False,
     home: options.Home = None,
     skip_bad: options.SkipBad = False,
@@ -44,8 +47,11 @@ def evaluate(
         result = evaluate_version(registry, version, data or [], skip_bad, device, live)
     tables = evaluation_tables(version.ref, result)
     if per_class:
-        each = [(c.name, c.images, render.percent(c.accuracy), render.percent(c.base)) for c in result.per_class]
-        tables.append(render.table("", ["class", "#images", f"#{result.metric} %", "#base %"], each))
+        each = [
+            (c.name, c.images, render.percent(c.accuracy), render.percent(c.base), _named(c.taken_for))
+            for c in result.per_class
+        ]
+        tables.append(render.table("", ["class", "#images", f"#{result.metric} %", "#base %", "else taken for"], each))
     render.data({"version": version.ref} | asdict(result), *tables)
 
 
@@ -87,9 +93,13 @@ def evaluation_tables(ref: str, result: Evaluation) -> list[Table]:
     columns = ["set", "#classes", "#images", f"#{result.metric} %", "#base %", "#change", *more]
     tables = [render.table(title, columns, rows)]
     if result.taken_for:
-        taken = [(c, ", ".join(f"{name} {share:.0%}" for name, share in to)) for c, to in result.taken_for.items()]
+        taken = [(c, _named(to)) for c, to in result.taken_for.items()]
         tables.append(render.table("", ["forgotten", "is now taken for"], taken))
     return tables
+
+
+def _named(shares: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares)
 
 
 COMMANDS = {"eval": evaluate}

@@ -24,6 +24,8 @@ class ClassScore:
     """The task's deciding metric, in [0, 1]: accuracy, mAP or mIoU."""
     base: float
     """The same of the untouched base."""
+    taken_for: tuple[tuple[str, float], ...] = ()
+    """What else it is taken for: the commonest other answers, with their share of its items in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,13 @@ def evaluate(
         for name, classes in there.items()
         if classes
     ]
-    per_class = tuple(_class_score(task.metric, c, position[c], now, base) for s in scores for c in there[s.name])
-    taken_for = {
+    answered = {
         c: [(rows[row] if row >= 0 else NOTHING, share) for row, share in now.taken_for(position[c])]
-        for c in forgotten
-        if now.count(position[c])
+        for s in scores
+        for c in there[s.name]
     }
+    per_class = tuple(_class_score(task.metric, c, position[c], (now, base), named) for c, named in answered.items())
+    taken_for = {c: answered[c] for c in forgotten if c in answered}
     return Evaluation(tuple(scores), per_class, taken_for, _h_mean({s.name: s for s in scores}), task.metric)
 
 
@@ -101,8 +104,12 @@ def _set_score(
     return SetScore(name, len(classes), now.images(rows), here[metric], there[metric], more)
 
 
-def _class_score(metric: str, name: str, row: int, now: Measured, base: Measured) -> ClassScore:
-    return ClassScore(name, now.count(row), now.score([row])[metric], base.score([row])[metric])
+def _class_score(
+    metric: str, name: str, row: int, measured: tuple[Measured, Measured], answered: Sequence[tuple[str, float]]
+) -> ClassScore:
+    now, base = measured
+    others = tuple((other, share) for other, share in answered if other != name)
+    return ClassScore(name, now.count(row), now.score([row])[metric], base.score([row])[metric], others)
 
 
 def h_mean(retained: float, drop: float) -> float:
