@@ -46,6 +46,8 @@ def test_a_stack_s_figures_are_drawn_with_their_numbers(look, tmp_path: Path) ->
     ran = look("analyze", "digits", "-o", tmp_path, "--json", "--quiet")
     assert ran.code == 0, ran.err
     files = [Path(f) for f in ran.json]
+    again = look("analyze", "digits@1", "-o", tmp_path)
+    assert (again.code, "layers.png exists" in again.err) == (2, True), again.err
     assert {f.name for f in files} == {
         f"{name}.{suffix}" for name in ("layers", "sequence", "samples") for suffix in ("png", "svg", "json")
     }
@@ -114,6 +116,8 @@ def test_a_study_s_trade_off_is_drawn(look, study, tmp_path: Path) -> None:
     before, one = json.loads((tmp_path / "trade-off.json").read_text())
     assert before["method"] == "before"
     assert one["Acc_r"][0] == 89.0
+    assert look("analyze", "--study", tmp_path).code == 2
+    assert look("analyze", "--study", tmp_path, "--overwrite").code == 0
     assert look("analyze", "--study", tmp_path, "-o", tmp_path / "drawn").code == 0
     assert (tmp_path / "drawn" / "trade-off.png").is_file()
     assert look("analyze", "--study", tmp_path, "--split", "six").code == 3

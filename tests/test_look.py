@@ -272,6 +272,13 @@ def test_older_versions_and_entries_that_are_not_shown_are_told(look) -> None:
     assert look("list", "digits").err == look("log").err == ""
 
 
+def test_the_head_is_listed_though_it_is_older_than_the_latest(run) -> None:
+    run("rollback", "digits", "--to", "base")
+    ran = run("list", "digits", "--limit", "1", "--json")
+    assert [(v["number"], v["head"]) for v in ran.json] == [(0, True), (2, False)]
+    assert "digits has 1 older versions" in run("list", "digits", "--limit", "1").err
+
+
 def test_a_version_where_a_model_is_meant_is_told(look) -> None:
     for line in (("list", "digits@2"), ("log", "digits@2")):
         ran = look(*line)

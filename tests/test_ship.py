@@ -43,7 +43,8 @@ def inputs(trained_home: Path, stacked: Composed) -> torch.Tensor:
 
 def test_a_merged_file_is_what_timm_loads(run, tmp_path: Path, stacked: Composed, inputs: torch.Tensor) -> None:
     file = tmp_path / "merged.safetensors"
-    assert run("merge", "digits", "-o", file, "--json").json["version"] == "digits@2"
+    made = run("merge", "digits", "-o", file, "--json").json
+    assert (made["version"], made["bytes"]) == ("digits@2", file.stat().st_size)
     model = timm.create_model("vit_tiny_patch16_224", checkpoint_path=str(file), num_classes=10, **SHAPE)
     with torch.inference_mode():
         assert torch.equal(model.eval()(inputs), stacked.network()(inputs))

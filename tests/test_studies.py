@@ -153,7 +153,7 @@ def test_another_value_or_place_makes_another_cell(tiny: Path) -> None:
         ("    forget: [[two]]\n", "", "nothing to forget"),
         ("columns: [Acc_r", "columns: [Acc_x", "columns[0]"),
         ("    learn: {method: imprint-only}\n", "    orders: [fl]\n", "'fl', with which no order begins"),
-        ("contenders:", "contestants:", "is missing"),
+        ("contenders:", "contestants:", "contestants: is no key here"),
         ("- name: two", "- name: one", "two contenders are called 'one'"),
         ("    forget: [[two]]\n", "    forget: [[two]]\n    missing: 1\n", "cuts the base's images, and learns"),
         ("    forget: [[two]]\n", "    forget: [[two]]\n    draw: {classes: 1}\n", "has both forget and draw"),

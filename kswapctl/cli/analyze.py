@@ -32,6 +32,7 @@ def analyze(
         ),
     ] = None,
     skip_bad: options.SkipBad = False,
+    overwrite: options.Overwrite = False,
     home: options.Home = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -49,13 +50,13 @@ def analyze(
     if study:
         from kswapctl.operations.analyze import draw_study
 
-        files = draw_study(study, split, output or study)
+        files = draw_study(study, split, output or study, overwrite)
     else:
         with open_home(home, read_only=True) as registry, render.Live() as live:
             from kswapctl.operations.analyze import analyze as draw
 
             versions = [registry.resolve(ref) for ref in refs or []]
-            files = draw(registry, versions, data or [], output or Path("figures"), live, skip_bad)
+            files = draw(registry, versions, data or [], output or Path("figures"), live, skip_bad, overwrite)
     render.data([str(file) for file in files], render.table("", ["file"], [[file] for file in files]))
 
 

@@ -29,7 +29,7 @@ PARTLY = " (deep, where images have boxes or masks: what it says, and what its c
 
 
 def learn(
-    model: options.ModelName,
+    model: options.Head,
     data: options.Data,
     classes: options.Classes = None,
     home: options.Home = None,
@@ -61,7 +61,7 @@ def learn(
 
 
 def forget(
-    model: options.ModelName,
+    model: options.Head,
     classes: options.Classes,
     data: options.Data = "",
     home: options.Home = None,
@@ -94,7 +94,7 @@ def forget(
 
 
 def swap(
-    model: options.ModelName,
+    model: options.Head,
     learn_data: Annotated[str, typer.Option("--learn", metavar="DIR", help="Images of the classes to learn.")],
     forget_classes: Annotated[
         str, typer.Option("--forget", metavar="A,B", help="Classes to forget.", callback=options.named_classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -23,7 +23,7 @@ MANY = 8
 def list_versions(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="One model; else all.")] = "",
     home: options.Home = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most versions of each model, the latest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Most versions of each model, the latest; the head as well.")] = 50,
     json: options.Json = False,
 ) -> None:
     """List versions, the head marked with an arrow.
@@ -32,7 +32,7 @@ def list_versions(
     """
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
-        listed = [(m, v) for m in chosen for v in registry.versions(m.name, limit)]
+        listed = [(m, v) for m in chosen for v in _latest(registry, m, limit)]
         missing = {v.ref: tombstones.missing(registry, v) for _, v in listed}
     rows = [
         (
@@ -48,12 +48,25 @@ def list_versions(
         )
         for m, v in listed
     ]
-    for first in {v.model: v for _, v in reversed(listed)}.values():
-        if first.number:
-            render.say(f"{first.model} has {first.number} older versions: --limit shows more")
+    for name, numbers in _numbers(listed).items():
+        if hidden := numbers[-1] + 1 - len(numbers):
+            render.say(f"{name} has {hidden} older versions: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
     shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
     render.data(shown, render.table("", columns, rows))
+
+
+def _latest(registry: Registry, model: Model, limit: int) -> list[Version]:
+    """The newest versions, and the head before them where it is older."""
+    newest = registry.versions(model.name, limit)
+    return newest if any(v.number == model.head for v in newest) else [registry.resolve(model.name), *newest]
+
+
+def _numbers(listed: Iterable[tuple[Model, Version]]) -> dict[str, list[int]]:
+    numbers: dict[str, list[int]] = {}
+    for model, version in listed:
+        numbers.setdefault(model.name, []).append(version.number)
+    return numbers
 
 
 def show(ref: options.Ref, home: options.Home = None, json: options.Json = False) -> None:

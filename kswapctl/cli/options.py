@@ -39,6 +39,7 @@ Home = Annotated[
 Json = Annotated[bool, typer.Option("--json", callback=_json, is_eager=True, help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, is_eager=True, help="No progress on stderr.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A registered model's name.")]
+Head = Annotated[str, typer.Argument(metavar="MODEL[@BRANCH]", help="A registered model's name; a branch of it.")]
 Ref = Annotated[str, typer.Argument(metavar="MODEL[@V]", help="A version: NAME, NAME@3, NAME@-1, NAME@base, NAME@TAG.")]
 Data = Annotated[
     str,

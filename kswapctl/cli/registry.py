@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from kswapctl.cli import render
-from kswapctl.cli.options import Home, Json, ModelName, Quiet, command_line, names, pairs
-from kswapctl.errors import DataError, NotFoundError, UsageError
+from kswapctl.cli.options import Home, Json, Quiet, command_line, names, pairs
+from kswapctl.errors import DataError, UsageError
 from kswapctl.operations.home import create_home, open_home
 
 
@@ -23,7 +23,7 @@ def init(home: Home = None, json: Json = False) -> None:
 
 
 def add(
-    name: ModelName,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A name for it, new in this registry.")],
     source: Annotated[
         str,
         typer.Argument(
@@ -109,8 +109,9 @@ def models(home: Home = None, json: Json = False) -> None:
 def _lines(file: Path | None) -> tuple[str, ...]:
     if file is None:
         return ()
-    if not file.is_file():
-        raise NotFoundError(f"no such file: {file}", "--classes-file names a text file, one class a line")
+    from kswapctl.export.files import require_file
+
+    require_file(file, "--classes-file names a text file, one class a line")
     try:
         return tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError as error:

@@ -28,8 +28,11 @@ def merge(
 
         version = registry.resolve(ref)
         write(registry, version, output, overwrite, command_line())
-    rows = [(output, version.ref, render.size(output.stat().st_size))]
-    render.data({"file": output, "version": version.ref}, render.table("", ["file", "version", "#size"], rows))
+    size = output.stat().st_size
+    rows = [(output, version.ref, render.size(size))]
+    render.data(
+        {"file": output, "version": version.ref, "bytes": size}, render.table("", ["file", "version", "#size"], rows)
+    )
 
 
 def export(

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kswapctl.errors import IntegrityError, NotFoundError, UnsafeInputError, UsageError
+from kswapctl.errors import IntegrityError, UnsafeInputError, UsageError
 from kswapctl.export import manifest as listing
+from kswapctl.export.files import require_file
 from kswapctl.export.manifest import Listed, Manifest
 from kswapctl.export.signature import LARGEST as LARGEST_SIGNATURE
 from kswapctl.export.signature import NAME as SIGNATURE
@@ -102,8 +103,9 @@ def open_bundle(path: Path, expected: str = "") -> Bundle:
 
     ``expected`` is the file's SHA-256, where whoever made it told it on another way.
     """
-    if not path.is_file():
-        raise NotFoundError(f"no such file: {path}")
+    require_file(path)
+    if expected and not re.fullmatch("[0-9a-fA-F]{64}", expected):
+        raise UsageError(f"{expected!r} is no SHA-256", "it has 64 hexadecimal digits")
     if expected and digest_of(path) != expected.lower():
         raise IntegrityError(f"{path.name} is not the file with that hash", "get it again, from somebody you trust")
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kswapctl.errors import DiskError, UsageError
+from kswapctl.errors import DiskError, NotFoundError, UsageError
 
 
 @contextlib.contextmanager
@@ -51,6 +51,14 @@ def check_free(target: Path, overwrite: bool) -> None:
         raise UsageError(f"{target} exists", "say --overwrite, or choose another name")
     if not target.parent.is_dir():
         raise UsageError(f"no folder {target.parent}", "make it first")
+
+
+def require_file(file: Path, hint: str = "") -> None:
+    """Refuse what is no file: a folder, or nothing."""
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", hint or "name a file")
+    if not file.is_file():
+        raise NotFoundError(f"no such file: {file}", hint)
 
 
 def made_folder(folder: Path) -> Path:

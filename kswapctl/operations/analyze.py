@@ -40,6 +40,7 @@ def analyze(
     folder: Path,
     progress: Progress,
     skip_bad: bool = False,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Draw the figures of ``versions`` (stacks of one model) into ``folder``; returns the files."""
     for version in versions:
@@ -48,10 +49,11 @@ def analyze(
     if len({v.model for v in versions}) > 1:
         raise UsageError("these are versions of different models", "compare versions of one model")
     outside(registry.folder, folder)
-    made_folder(folder)
+    marks = [f"-{index + 1}" if len(versions) > 1 else "" for index in range(len(versions))]
+    names = ["layers", *(f"{name}{mark}" for mark in marks for name in ("sequence", "samples"))]
+    files = _free(folder, names, overwrite)
     profiles: list[Profile] = []
-    made = ["layers"]
-    for index, version in enumerate(versions):
+    for version, mark in zip(versions, marks, strict=True):
         stack = [registry.resolve(f"{version.model}@base"), *registry.stack(version)]
         composed = [load_version(registry, v) for v in stack]
         images = test_images(composed[-1], data, skip_bad, progress)
@@ -61,15 +63,21 @@ def analyze(
             if all(not p.name.startswith(f"{after.version.ref} ") for p in profiles):
                 profiles.append(_profile(before, after, images, blocks))
             progress.advance()
-        mark = f"-{index + 1}" if len(versions) > 1 else ""
         _sequence(composed, images, folder, mark)
         _samples(composed, images, folder, mark)
-        made += [f"sequence{mark}", f"samples{mark}"]
     draw_layers(folder, profiles)
-    return [folder / f"{name}.{suffix}" for name in made for suffix in (*FORMATS, "json")]
+    return files
 
 
-def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
+def _free(folder: Path, names: Sequence[str], overwrite: bool) -> list[Path]:
+    """The files of figures in ``folder``, which is made; one that is there and was not to be replaced is refused."""
+    files = [made_folder(folder) / f"{name}.{suffix}" for name in names for suffix in (*FORMATS, "json")]
+    if not overwrite and (there := next((file for file in files if file.exists()), None)):
+        raise UsageError(f"{there} exists", "say --overwrite, or choose another folder")
+    return files
+
+
+def draw_study(folder: Path, split: str, target: Path, overwrite: bool = False) -> list[Path]:
     """A study's figure of ``split`` (empty: its first), from the ``results.json`` of its folder, drawn into ``target``.
 
     Of a study of long orders, accuracy along the first contender's; else the trade-off between methods.
@@ -80,7 +88,6 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
     file = folder / "results.json"
     if not file.is_file():
         raise NotFoundError(f"no results in {folder}", "run the study first: kswapctl study")
-    made_folder(target)
     try:
         stored = json.loads(file.read_text())
         cells = stored["cells"]
@@ -101,11 +108,14 @@ def draw_study(folder: Path, split: str, target: Path) -> list[Path]:
         raise NotFoundError(f"nothing of the split {split!r} is done", f"done: {', '.join(done)} (--split)")
     if long := [r for r in rows if r.contender == study.contenders[0].name and r.stage.count("->") >= SHORT]:
         first = [r for r in rows if r.contender == long[0].contender]
-        return _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
+        files = _free(target, ["sequence"], overwrite)
+        _draw_along(target, [r for r in first if long[-1].stage.startswith(r.stage) or r.stage == "Start"])
+        return files
     stage, points = _trade_off(rows)
     told = f", after {stage}" + (" (forgotten last)" if stage.count("F") > 1 else "") if stage else ""
+    files = _free(target, ["trade-off"], overwrite)
     draw_trade_off(target, f"{study.title}: {split}{told}", points)
-    return [target / f"trade-off.{suffix}" for suffix in (*FORMATS, "json")]
+    return files
 
 
 def _trade_off(rows: Sequence[Row]) -> tuple[str, list[dict[str, Any]]]:
@@ -134,7 +144,7 @@ def _trade_off(rows: Sequence[Row]) -> tuple[str, list[dict[str, Any]]]:
     return "", [*before, *(end | {"method": f"{end['method']}, {end['stage']}"} for end in ends)]
 
 
-def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
+def _draw_along(folder: Path, rows: Sequence[Row]) -> None:
     """Means over seeds after each operation of one long order."""
     sets = {"retain": "Acc_a", "learned": "Acc_l", "forgotten": "Acc_f", "forgotten earlier": "Acc_o"}
     accuracies: dict[str, list[float | None]] = {
@@ -143,7 +153,6 @@ def _draw_along(folder: Path, rows: Sequence[Row]) -> list[Path]:
     }
     names = ["base", *(f"{number} {row.stage[-1]}" for number, row in enumerate(rows[1:], start=1))]
     draw_sequence(folder, "sequence", names, accuracies, "accuracy")
-    return [folder / f"sequence.{suffix}" for suffix in (*FORMATS, "json")]
 
 
 def _profile(before: Composed, after: Composed, images: Images, blocks: Mapping[str, Sequence[str]]) -> Profile:

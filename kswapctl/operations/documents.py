@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from yaml.constructor import ConstructorError
 
-from kswapctl.errors import NotFoundError, UsageError, nearest
+from kswapctl.errors import UsageError, nearest
+from kswapctl.export.files import require_file
 
 Shape = TypeVar("Shape", bound="Document")
 
@@ -26,8 +27,7 @@ class Document(BaseModel):
 
 def read_document(file: Path, shape: type[Shape]) -> Shape:
     """The values of a YAML ``file`` as ``shape``; what is wrong is a :class:`UsageError` with the key's path."""
-    if not file.is_file():
-        raise NotFoundError(f"no such file: {file}")
+    require_file(file)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,7 +50,7 @@ def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
     try:
         return shape.model_validate_json(_json(values, name))
     except ValidationError as error:
-        raise _told(error, shape, name) from error
+        raise _told(error, shape, name, text) from error
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
@@ -78,13 +78,29 @@ def _json(values: dict[str, Any], name: str) -> str:
         raise UsageError(f"{name} holds an alias of what it stands in", "write it out") from error
 
 
-def _told(error: ValidationError, shape: type[Document], name: str) -> UsageError:
+def _told(error: ValidationError, shape: type[Document], name: str, text: str) -> UsageError:
     found = error.errors()
     # pydantic drops what is wrong from a list, and then may find the list too short
     told = [e for e in found if e["type"] != "too_short" or not any(_within(e["loc"], f["loc"]) for f in found)]
     first, more = told[0], f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    if first["type"] == "missing":  # a key that is no key there may be this one, misspelt
+        beside = (e for e in told if e["type"] == "extra_forbidden" and e["loc"][:-1] == first["loc"][:-1])
+        first = next(beside, first)
     path, holder = _walk(first["loc"], shape)
-    return UsageError(f"{name}: {path}: {_said(first)}{more}", _hint(first, holder))
+    if first["type"] == "union_tag_invalid":
+        path += ".op"
+    return UsageError(f"{name}: {path}: {_said(first)}{more}", _hint(first, holder, _written(text, first["loc"])))
+
+
+def _written(text: str, place: tuple[int | str, ...]) -> str:
+    """The scalar at ``place`` as it stands in YAML ``text``, where 010 is read as 8; empty where it is none."""
+    node = yaml.compose(text, _Loader)
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):  # a shape's name that pydantic puts between is no key
+            node = next((value for key, value in node.value if key.value == part), node)
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _within(outer: tuple[int | str, ...], place: tuple[int | str, ...]) -> bool:
@@ -99,11 +115,15 @@ def _said(detail: ErrorDetails) -> str:
         return "is missing"
     if detail["type"] == "extra_forbidden":
         return f"is no key here (its value is {value!r})"
+    if detail["type"] == "union_tag_invalid":
+        return f"is {value['op']!r}"
+    if detail["type"] == "too_short":
+        return f"holds {detail['ctx']['actual_length']}, and must hold {detail['ctx']['min_length']} at least"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]}, not {value!r}"
 
 
-def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
+def _hint(detail: ErrorDetails, holder: type[BaseModel] | None, written: str) -> str:
     known = list(holder.model_fields) if holder else []
     if detail["type"] == "union_tag_not_found":
         return "op is learn or forget"
@@ -119,7 +139,7 @@ def _hint(detail: ErrorDetails, holder: type[BaseModel] | None) -> str:
     if isinstance(detail["input"], bool):
         return "YAML reads yes, no, on and off as true and false: put the name in quotes"
     if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
-        return f'put it in quotes: "{detail["input"]}"'
+        return f'put it in quotes: "{written}"'
     return ""
 
 

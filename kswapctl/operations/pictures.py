@@ -79,10 +79,10 @@ def show_predictions(
     """Draw test images as they are marked and as both versions answer, to ``request.output``."""
     if before.model != after.model:
         raise UsageError(f"{before.ref} and {after.ref} are of different models", "compare versions of one model")
-    if request.output.suffix.lower() not in FORMATS:
-        raise UsageError(f"cannot draw {request.output.name}", "name a .png or .svg")
     outside(registry.folder, request.output)
     check_free(request.output, request.overwrite)
+    if request.output.suffix.lower() not in FORMATS:
+        raise UsageError(f"cannot draw {request.output.name}", "name a .png or .svg")
     pair = (load_version(registry, before), load_version(registry, after))
     either = _either(pair)
     for name in request.classes:

@@ -12,8 +12,8 @@ from typing import Any
 from kswap_registry import Event, Registry, Version
 
 from kswapctl.audit.verdict import AUDIT_V1, Measure, as_json, judge
-from kswapctl.errors import IntegrityError, NotFoundError, UsageError
-from kswapctl.export.files import outside, written_whole
+from kswapctl.errors import IntegrityError, UsageError
+from kswapctl.export.files import outside, require_file, written_whole
 from kswapctl.export.statement import make_statement, seal, unseal
 from kswapctl.operations.home import environment
 from kswapctl.operations.residue import find_remains
@@ -70,8 +70,7 @@ def write_record(
 
 def verify_record(file: Path, public_key: Path | None, registry: Registry | None) -> Checked:
     """Check the signature (with a key), that the verdict follows from its levels, and that the history has it."""
-    if not file.is_file():
-        raise NotFoundError(f"no such file: {file}")
+    require_file(file)
     try:
         envelope = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

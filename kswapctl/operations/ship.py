@@ -43,9 +43,9 @@ class Export:
 def merge(registry: Registry, version: Version, output: Path, overwrite: bool, command: str) -> Path:
     """Write the composed weights as a safetensors file that timm loads; its metadata lets ``add`` read it again."""
     outside(registry.folder, output)
+    check_free(output, overwrite)
     if output.suffix.lower() != ".safetensors":
         raise UsageError(f"{output.name} would not say what it is", f"name it {output.stem}.safetensors")
-    check_free(output, overwrite)
     registry.require_writable()
     composed = load_version(registry, version)
     require_space(output.absolute().parent, _bytes_of(composed))
