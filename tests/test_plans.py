@@ -186,6 +186,12 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("  - op: forget", "  - op: forgot", "operations[1].op: is 'forgot'", "'forget'"),
         ("    classes: [two]", "    clases: [two]", "operations[1].clases: is no key here", "'classes'"),
         ("model: digits", "modle: digits", "modle: is no key here", "'model'"),
+        (
+            "    seed: 3",
+            "    retain_share: 0.5\n    retain_per_class: 3",
+            "operations[1]: both retain_share and",
+            "leave one",
+        ),
         ("[two]", "[010]", "operations[1].classes[0]: input should be a valid string, not 8", 'quotes: "010"'),
         ("  - op: forget\n    classes", "  - classes", "operations[1]: op is missing", "learn or forget"),
         ("model: digits\n", "", "model: is missing", ""),

@@ -139,7 +139,7 @@ def _hint(detail: ErrorDetails, holder: type[BaseModel] | None, written: str) ->
     if isinstance(detail["input"], bool):
         return "YAML reads yes, no, on and off as true and false: put the name in quotes"
     if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
-        return f'put it in quotes: "{written}"'
+        return f'put it in quotes: "{written or detail["input"]}"'
     return ""
 
 

@@ -108,6 +108,8 @@ def as_change(step: Learn | Forget, defaults: Options, folder: Path) -> Change:
     if own.keys() & REHEARSED:  # of these two the step's own goes first, whichever the defaults have
         usual = {key: value for key, value in usual.items() if key not in REHEARSED}
     given = usual | own
+    if given.keys() >= REHEARSED:
+        raise UsageError("both retain_share and retain_per_class are said", "leave one of them out")
     given["set"] = {**defaults.set, **step.set}
     values = Options.model_validate({k: v for k, v in given.items() if k in Options.model_fields})
     settings = {name: _as_text(value) for name, value in values.set.items()}
