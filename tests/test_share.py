@@ -438,7 +438,7 @@ def test_what_is_no_bundle_is_refused(shared, empty, tmp_path, invoke, state, ki
     elif kind != "missing":
         made = {"text": b"hello", "half": content[: len(content) // 2], "doubled": content * 2, "tail": content + b"x"}
         path.write_bytes(made[kind])
-    refused(empty, path, 3 if kind in ("folder", "missing") else 15, invoke, state)
+    refused(empty, path, {"folder": 2, "missing": 3}.get(kind, 15), invoke, state)
 
 
 def read_all(path: Path, target: Path) -> None:
