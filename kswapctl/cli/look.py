@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -32,7 +32,8 @@ def list_versions(
     """
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
-        listed = [(m, v) for m in chosen for v in _latest(registry, m, limit)]
+        found = [(m, _latest(registry, m, limit)) for m in chosen]
+        listed = [(m, v) for m, versions in found for v in versions]
         missing = {v.ref: tombstones.missing(registry, v) for _, v in listed}
     rows = [
         (
@@ -48,9 +49,9 @@ def list_versions(
         )
         for m, v in listed
     ]
-    for name, numbers in _numbers(listed).items():
-        if hidden := numbers[-1] + 1 - len(numbers):
-            render.say(f"{name} has {hidden} older versions: --limit shows more")
+    for m, versions in found:
+        if hidden := versions[-1].number + 1 - len(versions):
+            render.say(f"{m.name} has {hidden} older versions: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
     shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
     render.data(shown, render.table("", columns, rows))
@@ -60,13 +61,6 @@ def _latest(registry: Registry, model: Model, limit: int) -> list[Version]:
     """The newest versions, and the head before them where it is older."""
     newest = registry.versions(model.name, limit)
     return newest if any(v.number == model.head for v in newest) else [registry.resolve(model.name), *newest]
-
-
-def _numbers(listed: Iterable[tuple[Model, Version]]) -> dict[str, list[int]]:
-    numbers: dict[str, list[int]] = {}
-    for model, version in listed:
-        numbers.setdefault(model.name, []).append(version.number)
-    return numbers
 
 
 def show(ref: options.Ref, home: options.Home = None, json: options.Json = False) -> None:
