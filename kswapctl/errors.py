@@ -1,7 +1,8 @@
 """The errors a user can meet: what went wrong, what to do now, and the exit code of the command."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class KswapError(Exception):
@@ -14,6 +15,9 @@ class KswapError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class UsageError(KswapError):
@@ -111,6 +115,16 @@ class ParityError(KswapError):
 
     exit_code = 22
     kind = "parity"
+
+
+@contextmanager
+def told_at(place: str) -> Iterator[None]:
+    """An error within says where it is: a file, or a path in one."""
+    try:
+        yield
+    except KswapError as error:
+        error.message = f"{place}: {error.message}"
+        raise
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

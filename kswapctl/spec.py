@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,9 +32,14 @@ def method_at(depth: str, method: str = "") -> str:
     return DEPTHS[depth]
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names as the command line takes them: one with a comma or a quote is quoted."""
+    return ", ".join('"' + n.replace('"', '""') + '"' if {",", '"'} & set(n) else n for n in names)
+
+
 def named(classes: Sequence[str]) -> str:
     """Classes as a text, four of them by name."""
-    return ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")
+    return listed(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def test_the_fingerprint_of_images_sees_labels_and_bytes_but_no_order(fill: Fill
 def test_the_same_image_in_two_sets_is_refused_by_name(fill: Fill) -> None:
     source = fill(4, 0)
     one, two = decode(source, source.samples[:3], INPUT), decode(source, source.samples[2:], INPUT)
-    with pytest.raises(DataError, match=r"1 images are in the retain and the forget set, such as cat/good002\.png"):
+    with pytest.raises(DataError, match=r"both the retain and the forget set: 1 of them, such as cat/good002\.png"):
         check_disjoint(one, two, ("retain", "forget"))
     check_disjoint(one, decode(source, source.samples[3:], INPUT), ("retain", "forget"))
 

@@ -198,7 +198,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("version: 1", "version: 2", "version: input should be 1, not 2", ""),
         ("[two]", "[no]", "operations[1].classes[0]: input should be a valid string, not False", "quotes"),
         ("[two]", "[]", "operations[1].classes: holds 0, and must hold 1 at least", ""),
-        ("[two]", "two", "operations[1].classes: ", "write a list: [two]"),
+        ("[two]", "two", "operations[1].classes: ", 'write a list: ["two"]'),
         ("    seed: 3", "    method: gs-lorra", "operations[1]: no method 'gs-lorra'", "'gs-lora'"),
         ("set: {steps: 2}", "set: {steps: null}", "defaults.set.steps: a hyper-parameter is text, a number", ""),
         ("    seed: 3", "    preset: quick", "operations[1]: no preset 'quick'", ""),
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(run_fresh, plan: Path) -
         ("  preset: few", "  presett: few", "defaults.presett: is no key here", "'preset'"),
         ("version: 1", "version: [", "line ", ""),
         ("    seed: 3", "    seed: 3\n    seed: 4", "the key seed stands there twice", ""),
-        ("[two]", "[2024-02-30]", "cannot be read", "quotes"),
+        ("[two]", "[0b_]", "cannot be read", "quotes"),
         ("[two]", "[3]", "operations[1].classes[0]: input should be a valid string, not 3", 'quotes: "3"'),
     ],
 )
@@ -219,6 +219,11 @@ def test_a_wrong_plan_names_the_key_the_value_and_the_nearest_valid_one(
         read_plan(plan)
     assert said in raised.value.message
     assert hint in raised.value.hint
+
+
+def test_a_date_is_a_name_as_any_other(plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("[two]", "[2024-01-01]"))
+    assert read_plan(plan)[1][1].classes == ("2024-01-01",)
 
 
 def test_one_mistake_is_told_as_one(plan: Path) -> None:

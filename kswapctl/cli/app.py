@@ -36,8 +36,10 @@ from kswapctl.operations.environment import SAME_INDEX, is_mismatch
 NO_MEMORY = ("can't allocate memory", "out of memory")
 """What torch says in a RuntimeError of its own."""
 DISK_ERRORS = {
-    (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EFBIG): "free some space, then run it again",
-    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM): "name another place, or change this one",
+    (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG): "free some space, then run it again",
+    (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM): (
+        "name another place, or change this one"
+    ),
 }
 """What the system may say of a place, and what helps."""
 
@@ -56,18 +58,18 @@ class Commands(Group):
             return super().invoke(ctx)
         except (KswapError, RegistryError) as error:
             _fail(error)
-        except KeyboardInterrupt:
-            _fail(StoppedError("interrupted: what was under way has registered nothing"))
-        except TerminatedError:
-            _fail(KilledError("terminated: what was under way has registered nothing"))
-        except MemoryError:
-            _fail(MemoryShortError())
+        except KeyboardInterrupt as stop:
+            _fail(StoppedError("interrupted: what was under way has registered nothing"), stop)
+        except TerminatedError as stop:
+            _fail(KilledError("terminated: what was under way has registered nothing"), stop)
+        except MemoryError as stop:
+            _fail(MemoryShortError(), stop)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it exits
             raise typer.Exit(0) from None
         except RuntimeError as error:
             if any(words in str(error) for words in NO_MEMORY):
-                _fail(MemoryShortError())
+                _fail(MemoryShortError(), error)
             if not is_mismatch(error):
                 raise
             _fail(KswapError("torchvision does not fit this torch", SAME_INDEX))
@@ -75,12 +77,14 @@ class Commands(Group):
             hint = next((hint for numbers, hint in DISK_ERRORS.items() if error.errno in numbers), "")
             if not hint:
                 raise
-            _fail(DiskError(f"{error.strerror}: {error.filename or 'the disk'}", hint))
+            _fail(DiskError(f"{error.strerror}: {error.filename or 'the disk'}", hint), error)
 
 
-def _fail(error: KswapError | RegistryError) -> None:
+def _fail(error: KswapError | RegistryError, cause: BaseException | None = None) -> None:
+    """Say ``error``, with the notes that what stopped the work, ``cause`` or itself, was given on its way."""
     if os.environ.get("KSWAP_DEBUG"):
         raise error
+    error.message = " ".join([error.message, *getattr(cause or error, "__notes__", [])])
     render.error(error, error.exit_code)
     raise typer.Exit(error.exit_code)
 

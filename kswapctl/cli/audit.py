@@ -13,6 +13,7 @@ from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import UsageError, nearest
 from kswapctl.operations.home import open_home
+from kswapctl.spec import listed
 
 if TYPE_CHECKING:
     from kswap_registry import Registry
@@ -104,7 +105,7 @@ def _tables(result: Audit) -> list[Table]:
         for m in result.measures
     ]
     kind = report["reference"]["kind"]
-    title = f"{report['version']} without {', '.join(report['forgotten'])}; reference {kind}: {REFERENCES[kind]}"
+    title = f"{report['version']} without {listed(report['forgotten'])}; reference {kind}: {REFERENCES[kind]}"
     columns = ["", "measure", "#value", "#95%", "level", "note"]
     answer, reasons = result.verdict.answer, result.verdict.reasons
     facts = [("verdict", f"{answer}: {VERDICTS[answer]}")]

@@ -13,7 +13,7 @@ from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line, names, pairs
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
-from kswapctl.spec import DEPTHS, Change, Kind, Rehearsal, Targets, method_at
+from kswapctl.spec import DEPTHS, Change, Kind, Rehearsal, Targets, listed, method_at
 
 if TYPE_CHECKING:
     from kswap_registry import Version
@@ -263,7 +263,7 @@ def table(results: list[Result]) -> Table:
     rows = [
         (
             r.version.ref,
-            f"{r.version.kind} {', '.join(r.version.spec['classes'])}",
+            f"{r.version.kind} {listed(r.version.spec['classes'])}",
             render.percent(r.outcome.validation.get("learn", r.outcome.validation.get("forget"))),
             render.percent(r.outcome.validation["retain"]),
             render.points(r.outcome.validation["retain"] - r.outcome.validation["retain before"]),

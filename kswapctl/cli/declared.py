@@ -13,6 +13,7 @@ from kswapctl.cli import change, options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import NotFoundError
 from kswapctl.operations.home import open_home
+from kswapctl.spec import listed
 
 if TYPE_CHECKING:
     from kswapctl.operations.apply import Line
@@ -72,7 +73,7 @@ def _table(lines: list[Line], states: list[str]) -> Table:
     rows = [
         (
             index,
-            f"{line.change.kind} {', '.join(line.change.classes)}",
+            f"{line.change.kind} {listed(line.change.classes)}",
             line.change.method,
             *(line.images or ("-", "-")),
             state,

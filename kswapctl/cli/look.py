@@ -14,7 +14,7 @@ from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
-from kswapctl.spec import Knowledge, named
+from kswapctl.spec import Knowledge, listed, named
 
 MANY = 8
 """Arguments of an architecture above which a table only counts them: transformers' have dozens."""
@@ -198,13 +198,14 @@ def place(model: str | None, number: int | None) -> str:
 def _model_tables(registry: Registry, model: Model) -> list[Table]:
     spec, arguments = model.spec, model.spec["arguments"]
     base = registry.resolve(f"{model.name}@base")
+    told = ", ".join(f"{name}={value}" for name, value in arguments.items())
     facts = {
         "source": model.source,
         "task": model.task,
         "architecture": spec["architecture"],
-        "arguments": f"{len(arguments)}, see --json" if len(arguments) > MANY else arguments,
+        "arguments": f"{len(arguments)}, see --json" if len(arguments) > MANY else told or "-",
         "input": "x".join(map(str, spec["preprocessing"]["input_size"])),
-        "classes": f"{len(model.classes)}: {', '.join(model.classes[:6])}{' ...' if len(model.classes) > 6 else ''}",
+        "classes": f"{len(model.classes)}: {listed(model.classes[:6])}{' ...' if len(model.classes) > 6 else ''}",
         "classifier": spec["classifier"],
         "parameters": f"{spec['parameters']:,}",
         "data": spec.get("data") or "-",
@@ -250,8 +251,8 @@ def _version_tables(model: Model, version: Version, gone: Mapping[str, str]) -> 
             "blocks changed": f"{len(record['changed blocks'])} of {len(model.spec['blocks'])}",
             "tunable ratio": _ratio(record.get("values", 0), model.spec["parameters"]),
             "validation": ", ".join(f"{k} {render.percent(v)} %" for k, v in version.metrics.items() if k != "loss"),
-            "learned": ", ".join(knowledge.learned) or "-",
-            "forgotten": ", ".join(knowledge.forgotten) or "-",
+            "learned": listed(knowledge.learned) or "-",
+            "forgotten": listed(knowledge.forgotten) or "-",
         }
         if record.get("lost"):
             facts["change not stored"] = f"{100 * record['lost']:.1f} % of its norm, at this rank"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -135,5 +136,5 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command as typed, for the record."""
-    return "kswapctl " + " ".join(sys.argv[1:])
+    """The command as a shell takes it, for the record."""
+    return shlex.join(["kswapctl", *sys.argv[1:]])

@@ -9,6 +9,7 @@ import typer
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
 from kswapctl.operations.home import open_home
+from kswapctl.spec import listed
 
 
 def purge(
@@ -32,7 +33,7 @@ def purge(
     done = found.purge
     verb = "removed" if done.removed else f"would be removed for good: --confirm {model}"
     files = [(blob.digest[:12], render.size(blob.size)) for blob in done.blobs]
-    facts = [("files", f"{len(files)}, {render.size(done.size)}, {verb}"), ("forgotten", ", ".join(found.forgotten))]
+    facts = [("files", f"{len(files)}, {render.size(done.size)}, {verb}"), ("forgotten", listed(found.forgotten))]
     facts += [(f"{model}@{branch} is now", other) for branch, other in done.replaced.items()]
     facts += [("left-over files", str(len(done.copies) + len(done.remains)))]
     facts += [("stays", f"{digest[:12]}: {ref} needs it") for digest, ref in done.kept.items()]

@@ -10,6 +10,7 @@ import typer
 
 from kswapctl.cli import options, render
 from kswapctl.operations.home import open_home
+from kswapctl.spec import listed
 
 
 def record(
@@ -60,7 +61,7 @@ def verify(
         found = verify_record(file, key, registry)
     rows = [
         ("version", found.version),
-        ("forgotten", ", ".join(found.forgotten)),
+        ("forgotten", listed(found.forgotten)),
         ("last audit", found.verdict),
         ("audits before", "; ".join(found.earlier) or "-"),
         ("residue", found.residue),

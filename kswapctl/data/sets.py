@@ -142,7 +142,7 @@ def check_disjoint(one: Images, other: Images, names: tuple[str, str]) -> None:
     if shared:
         where = next(s.key for s, d in zip(one.samples, one.digests, strict=True) if d in shared)
         raise DataError(
-            f"{len(shared)} images are in the {names[0]} and the {names[1]} set, such as {where}",
+            f"images are in both the {names[0]} and the {names[1]} set: {len(shared)} of them, such as {where}",
             "the same image cannot stay and go: remove the copies",
         )
 

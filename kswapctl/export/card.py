@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kswapctl.export.manifest import Manifest, Step, folder_of
+from kswapctl.spec import listed
 
 NAME = "README.md"
 """What the Hub calls the page."""
@@ -47,6 +48,8 @@ def write_card(manifest: Manifest, place: str) -> str:
             task_type=TAGS[manifest.base.task],
             dataset_type="custom",
             dataset_name=f"validation part, {name} set",
+            dataset_config=name,  # results of one configuration become one, under the first's name
+            dataset_split="validation",
             metric_type="accuracy",  # of images, or of the objects or pixels that decided
             metric_value=value,
         )
@@ -96,9 +99,17 @@ def _shares(steps: Sequence[Step]) -> list[tuple[str, float]]:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(_plain, names)) or "-"
+    """Class names come from strangers' folders: nothing in them is markup."""
+    return "".join(_shown(c) for c in listed(names)) or "-"
+
+
+def _shown(letter: str) -> str:
+    """A letter as it is seen, and is nothing else: outside code, Markdown shows a reference as the letter it is of."""
+    if letter.isalnum() or letter in " .,_-/@:":
+        return letter
+    return f"&#{ord(letter)};" if letter.isprintable() else "?"
 
 
 def _plain(text: str) -> str:
-    """Class names come from strangers' folders: nothing in them is markup."""
+    """What may stand between backticks."""
     return "".join(c if c.isalnum() or c in " .,_-/@:" else "?" for c in text)

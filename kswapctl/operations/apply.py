@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kswap_registry import Registry, Version
 
 from kswapctl.data.sets import count
-from kswapctl.errors import KswapError, UsageError
+from kswapctl.errors import UsageError, told_at
 from kswapctl.operations import aside
 from kswapctl.operations.change import Result, apply, follow, naming
 from kswapctl.operations.material import foresee
@@ -53,10 +53,8 @@ def outline(registry: Registry, model: str, start: str, changes: Sequence[Change
     lines = [Line(change, version.ref, None) for version, change in zip(above, changes, strict=False)]
     knowledge = knowledge_of(registry.model(head.model), head)
     for index in range(len(above), len(changes)):
-        try:
+        with told_at(f"operations[{index}]"):
             material, knowledge = foresee(registry.model(head.model), knowledge, changes[index])
-        except KswapError as error:
-            raise type(error)(f"operations[{index}]: {error.message}", error.hint) from error
         lines.append(Line(material.change, "", (count(material.changed.train), count(material.retained.train))))
     return lines
 

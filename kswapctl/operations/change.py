@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from kswap_registry import Model, Operation, Registry, RegistryError, Version
+from kswap_registry import Model, Operation, Registry, Version
 
 from kswapctl.data.images import Images
-from kswapctl.errors import DataError, KswapError, UsageError
+from kswapctl.errors import DataError, UsageError
 from kswapctl.methods import find_method
 from kswapctl.models.lora import compose, save
 from kswapctl.models.weights import Weights, fingerprint
@@ -119,12 +119,12 @@ def apply_all(
 
 @contextmanager
 def naming(kept: Sequence[str]) -> Iterator[None]:
-    """An error within names the versions that were made before it: they stay."""
+    """What ends the work within, whatever it is, names the versions that were made before it: they stay."""
     try:
         yield
-    except (KswapError, RegistryError) as error:
+    except BaseException as error:
         if kept:
-            error.message += f" (done before that, and kept: {', '.join(kept)})"
+            error.add_note(f"(done before that, and kept: {', '.join(kept)})")
         raise
 
 

@@ -5,8 +5,9 @@ Only the commands that read such files import this module, so that pydantic and 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,7 +40,7 @@ def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
     """The values of YAML ``text`` as ``shape``; ``name`` is the file's, for messages."""
     try:
         values = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (ValueError, RecursionError) as error:  # a date that is none, a number that is none, too deep
+    except (ValueError, RecursionError) as error:  # a number that is none, too deep
         raise UsageError(f"{name} holds a value that cannot be read ({error})", "put text in quotes") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -54,7 +55,12 @@ def parse_document(text: str, shape: type[Shape], name: str) -> Shape:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses a key that stands twice in one place: the last would win unseen."""
+    """Refuses a key that stands twice in one place: the last would win unseen. A date is the text that stands there."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, shape) for tag, shape in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The values of a mapping by their keys."""
@@ -68,8 +74,6 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 
 def _json(values: dict[str, Any], name: str) -> str:
     """JSON of what YAML gave: there, lists may become tuples though types are strict."""
-    import json
-
     try:
         return json.dumps(values)
     except TypeError as error:
@@ -135,7 +139,7 @@ def _hint(detail: ErrorDetails, holder: type[BaseModel] | None, written: str) ->
         given = detail["input"].get("op", "") if isinstance(detail["input"], dict) else detail["input"]
         return nearest(str(given), options)
     if detail["type"] in {"tuple_type", "list_type"} and isinstance(detail["input"], str):
-        return f"write a list: [{detail['input']}]"
+        return f"write a list: {json.dumps([part.strip() for part in detail['input'].split(',')])}"
     if isinstance(detail["input"], bool):
         return "YAML reads yes, no, on and off as true and false: put the name in quotes"
     if detail["type"] == "string_type" and isinstance(detail["input"], int | float):

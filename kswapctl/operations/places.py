@@ -49,6 +49,8 @@ class Place(Protocol):
 
 def open_place(name: str, public: bool = False) -> Place:
     """The place that ``name`` means."""
+    if not name.strip():
+        raise UsageError("the place has no name", "name a folder, or hf-hub:org/name")
     return HubPlace(name.removeprefix(HUB), public) if name.startswith(HUB) else FolderPlace(name)
 
 
@@ -85,7 +87,15 @@ class FolderPlace:
             raise IntegrityError(f"{name} is listed, but is not there", f"push it to {self._url} again") from None
 
     def publish(self, manifest: Manifest, files: Mapping[str, Path], message: str) -> str:
-        """Files first, each under a temporary name; then the manifest, and the page that describes it."""
+        """Files first, each under a temporary name; then the manifest, and the page that describes it.
+
+        A page that is no shared model's is somebody's own, and is not replaced.
+        """
+        if not self._seen and self._files.exists(f"{self._root}/{card.NAME}"):
+            raise UsageError(
+                f"{self._url} holds no shared model, and has a {card.NAME} that would be lost",
+                "push to a new or empty folder",
+            )
         for name, listed in manifest.members().items():
             if not self._has(name, listed):
                 self._put(name, files[name].read_bytes() if listed.size < _CHUNK else files[name])

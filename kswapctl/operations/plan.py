@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import KswapError, UsageError
+from kswapctl.errors import UsageError, told_at
 from kswapctl.methods import find_method
 from kswapctl.operations.documents import Document, read_document
 from kswapctl.spec import DEFAULT_METHOD, MOST_SEED, Change, Depth, Kind, Rehearsal, Targets, method_at
@@ -95,10 +95,8 @@ def read_plan(file: Path) -> tuple[Plan, list[Change]]:
     plan = read_document(file, Plan)
     changes = []
     for index, step in enumerate(plan.operations):
-        try:
+        with told_at(f"{file.name}: operations[{index}]"):
             changes.append(as_change(step, plan.defaults, file.parent))
-        except KswapError as error:
-            raise type(error)(f"{file.name}: operations[{index}]: {error.message}", error.hint) from error
     return plan, changes
 
 

@@ -25,14 +25,14 @@ class Purging:
 def plan_purge(registry: Registry, name: str) -> Purging:
     """What would go. Every branch must stand at a version that forgot, and be a model of its own, merged."""
     model = registry.model(name)
-    heads = [registry.resolve(f"{name}@{number or 'base'}") for number in registry.branches(name).values()]
     forgotten: dict[str, None] = {}
-    for head in heads:
+    for branch, number in registry.branches(name).items():
+        head = registry.resolve(f"{name}@{number or 'base'}")
         gone = knowledge_of(model, head).forgotten
         if not gone:
             raise UsageError(
-                f"a branch of {name} stands at {head.ref}, which has forgotten nothing",
-                f"move it to a version that has: kswapctl branch {name} BRANCH --to V",
+                f"branch {branch} of {name} stands at {head.ref}, which has forgotten nothing",
+                f"move it to a version that has: kswapctl branch {name} {branch} --to V",
             )
         forgotten |= dict.fromkeys(gone)
     knew = with_twins(registry, knowing(registry, name, forgotten))

@@ -17,6 +17,7 @@ from kswapctl.export.files import outside, require_file, written_whole
 from kswapctl.export.statement import make_statement, seal, unseal
 from kswapctl.operations.home import environment
 from kswapctl.operations.residue import find_remains
+from kswapctl.spec import listed
 
 LIMITATIONS = (
     "A record says what was done and measured here. It proves nothing about copies elsewhere, "
@@ -121,8 +122,7 @@ def _briefly(event: Event) -> dict[str, Any]:
 def earlier_verdicts(predicate: Mapping[str, Any]) -> tuple[str, ...]:
     """A line for each audit before the recorded one, with the classes that it was about."""
     return tuple(
-        f"{a['verdict']} on {', '.join(a['classes'])} ({a['tier']}, {a['reference']})"
-        for a in predicate["earlier audits"]
+        f"{a['verdict']} on {listed(a['classes'])} ({a['tier']}, {a['reference']})" for a in predicate["earlier audits"]
     )
 
 

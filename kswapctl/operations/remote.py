@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kswap_registry import Registry, Version
 
-from kswapctl.errors import NotFoundError
+from kswapctl.errors import DiskError, NotFoundError
 from kswapctl.export import bundle as bundles
 from kswapctl.export.manifest import Manifest
 from kswapctl.export.signature import check_signature
@@ -99,7 +99,9 @@ def _disk_errors(name: str) -> Iterator[None]:
     """A place that is missing or closed to us is no bug."""
     try:
         yield
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise NotFoundError(
-            f"{name} cannot be used: {error.strerror or error}", "check the name and its rights"
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{name} is not there: {error.strerror or error}", "check the name") from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise DiskError(
+            f"{name} cannot be used: {error.strerror or error}", "check its rights, or name another place"
         ) from error

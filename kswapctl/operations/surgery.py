@@ -24,7 +24,7 @@ from kswapctl.operations.pools import make_pools, maker_of
 from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, hand_back, one_core_each, pick_device, pick_precision, seed_everything
-from kswapctl.spec import Change, Role, named
+from kswapctl.spec import Change, Role, listed, named
 from kswapctl.tasks import TASKS, Task, flatten
 from kswapctl.training.cache import GIB, Cache
 from kswapctl.training.dense import DenseSubject
@@ -85,7 +85,7 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
     }
     if material.missing:
         progress.note(
-            f"no images of {len(material.missing)} classes that must stay ({', '.join(material.missing[:3])} ...): "
+            f"no images of {len(material.missing)} classes that must stay ({listed(material.missing[:3])} ...): "
             "name more data with --retain-data (of swap: --data)"
         )
         for problem in material.gone:

@@ -134,8 +134,11 @@ class PurgedBlob(RegistryError):
     exit_code = 3
     kind = "purged"
 
-    def __init__(self, digest: str, when: str) -> None:
-        super().__init__(f"blob {digest[:12]} was purged at {when}", "its model has a replacement: kswapctl log")
+    def __init__(self, digest: str, model: str, when: str, replaced: Iterable[str]) -> None:
+        super().__init__(
+            f"{model} was purged at {when[:19]}, and blob {digest[:12]} with it",
+            f"what its heads merged to is here: {', '.join(replaced)}",
+        )
 
 
 class StillNeeded(RegistryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .database import Database
@@ -16,17 +17,29 @@ TOLD = "purged"
 """Where a history entry's payload names what went: digest to size."""
 
 
-def tombstones(database: Database) -> dict[str, str]:
-    """Digest of each purged file to when it went; one that was stored again since is no longer among them."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Tombstone:
+    """Where a file went."""
+
+    model: str
+    """The model that was purged."""
+    time: str
+    replaced: tuple[str, ...]
+    """The models that its heads were merged into."""
+
+
+def tombstones(database: Database) -> dict[str, Tombstone]:
+    """Each purged file's stone by its digest; one that was stored again since is no longer among them."""
+    found: dict[str, Tombstone] = {}
     if database.value("SELECT 1 FROM history WHERE action = 'purge'") is None:
         return found
-    for row in database.rows("SELECT seq, time, payload FROM history ORDER BY seq"):
+    for row in database.rows("SELECT seq, time, model, payload FROM history ORDER BY seq"):
         try:
             told = json.loads(row["payload"])
         except ValueError as error:
             raise Damaged(f"history entry {row['seq']} is damaged: {error}") from error
-        found |= dict.fromkeys(told.get(TOLD, ()), row["time"])
+        stone = Tombstone(row["model"], row["time"], tuple(dict.fromkeys(told.get("replaced", {}).values())))
+        found |= dict.fromkeys(told.get(TOLD, ()), stone)
         for digest in told.get("files", {}).values():
             found.pop(digest, None)
     return found
@@ -34,8 +47,8 @@ def tombstones(database: Database) -> dict[str, str]:
 
 def why_missing(database: Database, error: MissingBlob, digest: str) -> RegistryError:
     """``error``, or that the file was purged."""
-    when = tombstones(database).get(digest)
-    return error if when is None else PurgedBlob(digest, when)
+    stone = tombstones(database).get(digest)
+    return error if stone is None else PurgedBlob(digest, stone.model, stone.time, stone.replaced)
 
 
 def missing(registry: Registry, version: Version) -> dict[str, str]:

@@ -20,7 +20,7 @@ def narrowed(study: Study, seeds: Sequence[str], only: Sequence[str]) -> Study:
             raise UsageError(f"{seed!r} is no seed", f"seeds are whole numbers up to {MOST_SEED}: --seeds 0,1,2")
     changed: dict[str, object] = {}
     if seeds:
-        changed["seeds"] = tuple(int(s) for s in seeds)
+        changed["seeds"] = tuple(dict.fromkeys(int(s) for s in seeds))
     if only:
         changed["contenders"] = tuple(c for c in study.contenders if c.name in only)
     return study.model_copy(update=changed)

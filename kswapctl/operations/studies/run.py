@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,9 @@ def prepare(study: Study, given: dict[str, str], folder: Path) -> list[Cell]:
     """The cells, once the base is named and ``folder`` is there."""
     cells = cells_of(study, given)
     base = place(study, given, study.base)
+    for name in dict.fromkeys((study.data, *(c.split.learn_data for c in cells))):
+        if name:
+            open_source(place(study, given, name))  # what is not there is told before anything is left behind
     made_folder(folder)
     _check_base(Path(base), folder)
     return cells
@@ -151,12 +155,25 @@ def work_alone(study: str, given: dict[str, str], folder: str) -> int:
 
 
 def _child(study: str, given: dict[str, str], folder: str, errors: Any) -> None:
+    _end_with_parent()
     try:
         work_alone(study, given, folder)
     except (KswapError, RegistryError) as error:
         errors.put((error.message, error.hint, error.exit_code, error.kind))
     except KeyboardInterrupt:  # the command itself says it
         sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """End this process once the command has ended, however it did: killed, it can stop nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from kswapctl.errors import NotFoundError, UsageError, nearest
+from kswapctl.errors import NotFoundError, UsageError, nearest, told_at
 from kswapctl.methods import Method, find_method
 from kswapctl.operations.documents import Document, parse_document, read_document
 from kswapctl.operations.plan import Setting
@@ -116,6 +116,13 @@ class Study(Document):
     """Sequences of l and f; each letter is one operation, and is measured."""
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
 
+    @field_validator("seeds")
+    @classmethod
+    def _apart(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands there twice")
+        return seeds
+
     @field_validator("orders")
     @classmethod
     def _letters(cls, orders: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,7 +147,8 @@ def read_study(name: str) -> Study:
         study = read_document(Path(name), Study)
     else:
         raise NotFoundError(f"no study {name!r}", f"{nearest(name, known)}; or give a .yaml file")
-    _check(study)
+    with told_at(name if name not in known else f"{name}.yaml"):
+        _check(study)
     return study
 
 
@@ -168,7 +176,7 @@ def _check(study: Study) -> None:
     for what, names in (("contender", [c.name for c in study.contenders]), ("split", known)):
         if twice := [n for n in names if names.count(n) > 1]:
             raise UsageError(f"two {what}s are called {twice[0]!r}", "each row of the table needs a name of its own")
-    for contender in study.contenders:
+    for index, contender in enumerate(study.contenders):
         for order in contender.orders:
             if not any(whole.startswith(order) for whole in study.orders):
                 raise UsageError(
@@ -177,7 +185,10 @@ def _check(study: Study) -> None:
         letters = {letter for order in contender.orders or study.orders for letter in order}
         for letter, kind in KINDS.items():
             if letter in letters:
-                contender.recipe(kind).configured(kind)
+                with told_at(f"contenders[{index}]"):
+                    recipe = contender.recipe(kind)
+                with told_at(f"contenders[{index}].{kind}"):
+                    recipe.configured(kind)
         for name in contender.splits:
             if name not in known:
                 raise UsageError(f"{contender.name} names the split {name!r}, which there is not", nearest(name, known))

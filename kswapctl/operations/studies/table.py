@@ -123,7 +123,9 @@ def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, 
 
 def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
     """One table a split, and the time that all cells took."""
-    parts = [f"# {study.title}\n", f"All cells together took {seconds / 60:.0f} minutes, on one thread each."]
+    minutes = round(seconds / 60)
+    took = f"{minutes} minute" + ("" if minutes == 1 else "s")
+    parts = [f"# {study.title}\n", f"All cells together took {took}, on one thread each."]
     readable = for_readers(rows)
     for split in dict.fromkeys(r.split for r in readable):
         parts.append(f"\n## {split}\n\n| method | stage | " + " | ".join(heads(study)) + " | seeds |")
