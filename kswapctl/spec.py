@@ -33,8 +33,8 @@ def method_at(depth: str, method: str = "") -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as the command line takes them: one with a comma or a quote is quoted."""
-    return ", ".join('"' + n.replace('"', '""') + '"' if {",", '"'} & set(n) else n for n in names)
+    """Names as the command line takes them: one with a comma stands in quotes."""
+    return ", ".join('"' + n.replace('"', '""') + '"' if "," in n or n.startswith('"') else n for n in names)
 
 
 def named(classes: Sequence[str]) -> str:

@@ -108,7 +108,14 @@ def test_a_swap_that_learns_twice_learns_the_same_classes_again(run_fresh, digit
     assert again["classes"] == learned["classes"]
 
 
-def test_what_was_done_before_a_failure_is_told(run_fresh, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(DivergedError("it cannot be done"), 17), (KeyboardInterrupt(), 130), (MemoryError(), 16)],
+    ids=["diverged", "Ctrl-C", "memory"],
+)
+def test_what_was_done_before_a_failure_is_told(
+    run_fresh, digits: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, code: int
+) -> None:
     from kswapctl.operations import change
 
     real, calls = change.operate, []
@@ -116,12 +123,12 @@ def test_what_was_done_before_a_failure_is_told(run_fresh, digits: Path, monkeyp
     def fail_later(*given):
         calls.append(given)
         if len(calls) > 1:
-            raise DivergedError("it cannot be done")
+            raise failure
         return real(*given)
 
     monkeypatch.setattr(change, "operate", fail_later)
     ran = run_fresh("swap", "digits", "--learn", digits, "--forget", "two", "--preset", "fewest")
-    assert ran.code == 17
+    assert ran.code == code
     assert "done before that, and kept: digits@1" in ran.err
 
 

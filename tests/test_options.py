@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import operator
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from kswapctl.cli.change import _what_is_left
-from kswapctl.cli.options import names
+from kswapctl.cli.options import command_line, names
 from kswapctl.operations.surgery import share
-from kswapctl.spec import Change
+from kswapctl.spec import Change, listed
 
 LEARNING = {
     "--classes": ("classes", ("eight",), "eight"),
@@ -125,6 +127,13 @@ def test_the_demo_leaves_another_s_model_alone(tmp_path: Path, invoke) -> None:
 )
 def test_a_name_with_a_comma_stands_in_quotes(text: str, said: tuple[str, ...]) -> None:
     assert names(text) == said
+    assert names(listed(said)) == said
+
+
+def test_the_history_has_the_command_as_a_shell_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ["kswapctl", "forget", "digits", "--classes", 'a b, "x,y"']
+    monkeypatch.setattr(sys, "argv", line)
+    assert shlex.split(command_line()) == line
 
 
 @pytest.mark.parametrize("line", ["--seed 4294967296", "--seed 18446744073709551616"])

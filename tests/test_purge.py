@@ -53,6 +53,8 @@ def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
     assert merged("purge", "digits", "--confirm", "digits").code == 0
     ran = merged("eval", "digits@1", "--json")
     assert (ran.code, ran.json["kind"]) == (3, "purged")
+    assert ran.json["message"].startswith("digits was purged at ")
+    assert ran.json["hint"] == "what its heads merged to is here: clean"
     assert merged("rollback", "digits", "--to", "base").code == 3  # nothing is there to go back to
     assert "purged" in merged("show", "digits@1").out
     assert "purged" in merged("show", "digits").out
@@ -111,7 +113,7 @@ def test_a_branch_that_still_knows_holds_the_files(merged: Run) -> None:
     assert merged("branch", "digits@1", "old").code == 0
     ran = merged("purge", "digits", "--confirm", "digits")
     assert ran.code == 2
-    assert "digits@1, which has forgotten nothing" in ran.err
+    assert "branch old of digits stands at digits@1, which has forgotten nothing" in ran.err
     assert merged("branch", "digits", "old", "--to", "2").code == 0
     assert merged("purge", "digits", "--confirm", "digits").code == 0
 

@@ -53,6 +53,44 @@ def test_pulled_elsewhere_it_is_the_same_version(home, run, empty, invoke, hub, 
     assert (event["action"], event["payload"]["to"]) == ("push", pushed.json["place"])
 
 
+def test_a_page_that_is_no_shared_model_s_is_not_replaced(run, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "README.md").write_text("mine")
+    ran = run("push", "digits", tmp_path / "own")
+    assert (ran.code, "would be lost" in ran.err) == (2, True)
+    assert [f.name for f in (tmp_path / "own").iterdir()] == ["README.md"]
+    assert (tmp_path / "own" / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("line", [("push", "digits"), ("pull",)])
+def test_a_place_without_a_name_is_refused(run, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    ran = run(*line, "", *(("x",) if line == ("pull",) else ()))
+    assert (ran.code, "the place has no name" in ran.err) == (2, True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_where_a_folder_should_be_is_the_disk_s_fault(run, tmp_path, name):
+    (tmp_path / "file").touch()
+    ran = run("push", "digits", tmp_path / name)
+    assert (ran.code, "cannot be used" in ran.err) == (16, True)
+
+
+def test_the_card_tells_the_sets_apart(home, run, tmp_path):
+    from huggingface_hub import ModelCard
+    from kswap_registry import Registry
+
+    assert run("push", "digits", tmp_path / "place").code == 0
+    results = ModelCard.load(tmp_path / "place" / "README.md").data.eval_results
+    with Registry.open(home, read_only=True) as registry:
+        metrics = registry.resolve("digits").metrics
+    assert {r.dataset_name: r.metric_value for r in results} == {
+        f"validation part, {name} set": metrics[name] for name in ("retain", "forget")
+    }
+
+
 def test_the_hub_gets_adapters_a_card_and_a_tag_a_version(run, hub):
     from huggingface_hub import ModelCard
 
@@ -187,6 +225,14 @@ def test_a_hub_that_is_away_says_so(run, fresh, invoke, monkeypatch):
     ran = invoke(fresh, "pull", "hf-hub:me/digits", "digits")
     assert ran.code == 3, ran
     assert os.environ["HF_ENDPOINT"]
+
+
+def test_a_class_name_is_seen_as_it_is_and_is_no_markup():
+    from kswapctl.export.card import _names
+
+    assert _names(["x,y", "it's [bold]|", "ünï", "a\nb"]) == '"x,y", it&#39;s &#91;bold&#93;&#124;, ünï, a?b'.replace(
+        '"', "&#34;"
+    )
 
 
 def test_plain_peft_loads_what_was_pushed(run, hub, home, tmp_path):
