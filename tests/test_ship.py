@@ -195,6 +195,8 @@ def test_weights_that_are_too_large_for_one_file_lie_beside_it(
     assert set(sizes) == {"d.onnx", "d.onnx.data"}
     assert sizes["d.onnx.data"] < {"fp32": 1.05, "fp16": 0.55, "int8": 0.4}[precision] * CHECKPOINT.stat().st_size
     onnxruntime.InferenceSession(str(moved / "d.onnx"), providers=["CPUExecutionProvider"])
+    if precision != "fp32":  # what follows is the same with each
+        return
     (moved / "d.onnx").unlink()
     ran = run(*line, moved / "d.onnx")
     assert (ran.code, "d.onnx.data exists" in ran.err) == (2, True)
