@@ -45,6 +45,20 @@ def test_what_is_not_plain_is_left_to_typer(command: str, name: str, value: obje
     assert not read_plainly(parameter_of(command, name), value)[0]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["learn digits --data a --data b", "forget digits --classes two --classes=three", "list --limit 1 --limit 2"],
+)
+def test_a_value_that_would_be_lost_is_refused(look, line: str) -> None:
+    ran = look(*line.split())
+    assert ran.code == 2
+    assert "takes one value, and is given more than once" in " ".join(ran.err.replace("│", " ").split())
+
+
+def test_what_may_be_said_twice_is_taken_twice(look, digits: Path) -> None:
+    assert look("eval", "digits", "--data", digits, "--data", digits, "--json", "--json").code == 0
+
+
 def test_plain_values_are_read_quickly() -> None:
     assert read_plainly(parameter_of("list", "limit"), "7") == (True, 7)
     assert read_plainly(parameter_of("list", "model"), "faces") == (True, "faces")

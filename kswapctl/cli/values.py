@@ -1,6 +1,7 @@
 """Values that are plainly right skip typer's pydantic adapters: importing pydantic takes longer than most commands do.
 
-Anything else (a number out of range, a choice, a list) goes to typer as ever, and so does what is wrong with it.
+Anything else (a number out of range, a choice, a list) goes to typer as ever, and so does what is wrong with it. Of an
+option that takes one value and is given two, typer would use the last unseen: that is refused.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import typer
 import typer.core
 
 Process = Callable[[Any, Any], Any]
 
 
 class Command(typer.core.TyperCommand):
-    """A command that imports pydantic only for values that need it."""
+    """A command that imports pydantic only for values that need it, and loses none that was typed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; an option with one value may be given once only."""
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in given:
+                if given.count(parameter) > 1 and not parameter.multiple and not getattr(parameter, "is_flag", True):
+                    told: Any = parameter
+                    raise typer.BadParameter("it takes one value, and is given more than once", ctx=ctx, param=told)
+        return list(super().parse_args(ctx, args))
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, each of which looks first whether its value is plain."""

@@ -12,7 +12,7 @@ from typing import Any
 from kswap_registry import Event, Registry, Version
 
 from kswapctl.audit.verdict import AUDIT_V1, Measure, as_json, judge
-from kswapctl.errors import IntegrityError, UsageError
+from kswapctl.errors import IntegrityError, UsageError, first_line
 from kswapctl.export.files import outside, require_file, written_whole
 from kswapctl.export.statement import make_statement, seal, unseal
 from kswapctl.operations.home import environment
@@ -75,9 +75,10 @@ def verify_record(file: Path, public_key: Path | None, registry: Registry | None
     try:
         envelope = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{file.name} is no record ({error})") from error
+        why = "no text" if isinstance(error, UnicodeDecodeError) else f"no JSON: {first_line(error)}"
+        raise IntegrityError(f"{file.name} is no record: it is {why}", "name what kswapctl record wrote") from error
     if not isinstance(envelope, Mapping):
-        raise IntegrityError(f"{file.name} is no record")
+        raise IntegrityError(f"{file.name} is no record", "name what kswapctl record wrote")
     statement = unseal(envelope, public_key)
     try:
         predicate = statement["predicate"]
