@@ -54,7 +54,7 @@ def test_a_purged_model_is_gone_and_its_history_stays(merged: Run) -> None:
     ran = merged("eval", "digits@1", "--json")
     assert (ran.code, ran.json["kind"]) == (3, "purged")
     assert ran.json["message"].startswith("digits was purged at ")
-    assert ran.json["hint"] == "what its heads merged to is here: clean"
+    assert ran.json["hint"] == "what its heads were merged to is here: clean"
     assert merged("rollback", "digits", "--to", "base").code == 3  # nothing is there to go back to
     assert "purged" in merged("show", "digits@1").out
     assert "purged" in merged("show", "digits").out

@@ -137,7 +137,7 @@ class PurgedBlob(RegistryError):
     def __init__(self, digest: str, model: str, when: str, replaced: Iterable[str]) -> None:
         super().__init__(
             f"{model} was purged at {when[:19]}, and blob {digest[:12]} with it",
-            f"what its heads merged to is here: {', '.join(replaced)}",
+            f"what its heads were merged to is here: {', '.join(replaced)}",
         )
 
 

@@ -79,7 +79,7 @@ def run_cell(workshop: Workshop, study: Study, given: dict[str, str], cell: Cell
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {"cell": cell.told(), "rows": rows, "error": "", "environment": environment()}
     sets = _sets(study, given, workshop.registry, cell)
-    sources = [data for data, _ in _lessons(cell.split)]
+    sources = [data for data, _ in lessons_of(cell.split)]
     parent = 0
     try:
         for index, letter in enumerate(cell.order):
@@ -109,13 +109,13 @@ def _sets(study: Study, given: dict[str, str], registry: Registry, cell: Cell) -
         drawn = random.Random(cell.seed).sample(known, wanted)  # noqa: S311 - a choice of classes, no secret
         tasks = tuple(tuple(drawn[i :: split.draw.tasks]) for i in range(split.draw.tasks))
     lessons = []
-    for data, classes in _lessons(split):
+    for data, classes in lessons_of(split):
         source = open_source(place(study, given, data))
         lessons.append(classes or tuple(c for c in source.classes if c not in known))
     return Sets(known, tuple(lessons), tasks)
 
 
-def _lessons(split: Split) -> list[tuple[str, tuple[str, ...]]]:
+def lessons_of(split: Split) -> list[tuple[str, tuple[str, ...]]]:
     """Data and classes of each learning task; no classes: all that the base does not know."""
     if split.lessons:
         return [(lesson.data, lesson.classes) for lesson in split.lessons]
@@ -127,7 +127,7 @@ def _change(study: Study, given: dict[str, str], folder: Path, cell: Cell, sets:
     earlier = cell.order[:index].count(cell.order[index])
     recipe = cell.contender.recipe(kind)
     classes = sets.lesson(earlier) if kind == "learn" else sets.task(earlier)
-    lessons = _lessons(cell.split)
+    lessons = lessons_of(cell.split)
     data = place(study, given, lessons[min(earlier, len(lessons) - 1)][0] if kind == "learn" else study.data)
     retain, share = "", cell.contender.retain_share
     if cell.split.images_per_class or cell.split.missing:

@@ -23,7 +23,7 @@ from kswapctl.export.files import made_folder, written_whole
 from kswapctl.models.checkpoint import Description
 from kswapctl.models.transformer import CONFIG, PROCESSOR
 from kswapctl.operations.models import add_model
-from kswapctl.operations.studies.cells import Cell, cells_of, run_cell
+from kswapctl.operations.studies.cells import Cell, cells_of, lessons_of, run_cell
 from kswapctl.operations.studies.claims import claimed, result_file, work_off
 from kswapctl.operations.studies.schema import Study, place
 from kswapctl.operations.studies.workshop import MODEL, Workshop
@@ -55,9 +55,8 @@ def prepare(study: Study, given: dict[str, str], folder: Path) -> list[Cell]:
     """The cells, once the base is named and ``folder`` is there."""
     cells = cells_of(study, given)
     base = place(study, given, study.base)
-    for name in dict.fromkeys((study.data, *(c.split.learn_data for c in cells))):
-        if name:
-            open_source(place(study, given, name))  # what is not there is told before anything is left behind
+    for name in dict.fromkeys((study.data, *(data for cell in cells for data, _ in lessons_of(cell.split)))):
+        open_source(place(study, given, name))  # what is not there is told before anything is left behind
     made_folder(folder)
     _check_base(Path(base), folder)
     return cells

@@ -147,7 +147,7 @@ def read_study(name: str) -> Study:
         study = read_document(Path(name), Study)
     else:
         raise NotFoundError(f"no study {name!r}", f"{nearest(name, known)}; or give a .yaml file")
-    with told_at(name if name not in known else f"{name}.yaml"):
+    with told_at(f"{name}.yaml" if name in known else Path(name).name):
         _check(study)
     return study
 
