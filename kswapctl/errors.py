@@ -127,12 +127,17 @@ def told_at(place: str) -> Iterator[None]:
         raise
 
 
+def as_typed(name: str) -> str:
+    """A name as the command line takes it in a list: one with a comma stands in quotes."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or name.startswith('"') else name
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names most like ``name``, as a phrase for a hint: ``did you mean 'a', 'b'?``"""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
     if close:
-        return "did you mean " + ", ".join(repr(c) for c in close) + "?"
+        return "did you mean " + ", ".join(repr(as_typed(c)) for c in close) + "?"
     shown = ", ".join(names[:8])
     return f"known: {shown}{', ...' if len(names) > 8 else ''}" if names else "none is known"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kswapctl.errors import UsageError, nearest
+from kswapctl.errors import UsageError, as_typed, nearest
 
 Kind = Literal["learn", "forget"]
 Role = Literal["retain", "learn", "forget"]
@@ -33,8 +33,8 @@ def method_at(depth: str, method: str = "") -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as the command line takes them: one with a comma stands in quotes."""
-    return ", ".join('"' + n.replace('"', '""') + '"' if "," in n or n.startswith('"') else n for n in names)
+    """Names as the command line takes them."""
+    return ", ".join(map(as_typed, names))
 
 
 def named(classes: Sequence[str]) -> str:

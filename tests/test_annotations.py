@@ -65,6 +65,20 @@ def test_boxes_of_an_image_on_its_side_are_refused(boxes: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("width", "height", "alike"), [(160, 80, True), (159, 80, True), (16, 16, False), (24, 8, False)]
+)
+def test_boxes_of_an_image_of_another_shape_are_refused(boxes: Path, width: int, height: int, alike: bool) -> None:
+    """Another size alone, as of a thumbnail, moves no box."""
+    edit(boxes, width=width, height=height)
+    source = open_source(str(boxes))
+    if alike:
+        assert source.read(source.samples[0])
+    else:
+        with pytest.raises(DataError, match=rf"is listed with {width} x {height}, another shape"):
+            source.read(source.samples[0])
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"again": True, "file_name": "b.jpg"}, r"gives a\.jpg and b\.jpg the same id 1"),
@@ -164,6 +178,12 @@ def test_an_image_that_cannot_be_read_is_not_called_a_mask_and_can_be_skipped(ma
 def test_a_blank_line_among_class_names_is_refused(masks: Path) -> None:
     (masks / "classes.txt").write_text("sky\n\nroad\n")
     with pytest.raises(DataError, match=r"line 2 of .*classes\.txt is blank"):
+        open_source(str(masks))
+
+
+def test_a_class_name_that_stands_twice_is_refused(masks: Path) -> None:
+    (masks / "classes.txt").write_text("sky\nroad\nsky\n")
+    with pytest.raises(DataError, match=r"line 3 of .*classes\.txt names 'sky' again"):
         open_source(str(masks))
 
 

@@ -264,6 +264,7 @@ def test_a_network_of_grey_images_is_fed_with_them() -> None:
         ({"preprocessing": {"input_size": 160}}, "input_size 160"),
         ({"preprocessing": {"interpolation": "area"}}, "interpolation 'area'"),
         ({"preprocessing": {"crop_pct": 0}}, "crop_pct 0"),
+        ({"preprocessing": {"input_size": [3, 99, 99]}}, r"takes no images of the stated input_size \[3, 99, 99\]"),
     ],
 )
 def test_what_a_file_states_in_another_form_is_told(plain: Path, tmp_path: Path, said, told: str) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from shapes import NETWORKS, write_network
 
 from kswapctl.data.sources import open_source
-from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError
+from kswapctl.demo.digits import CHECKPOINT
+from kswapctl.errors import DataError, NotFoundError, ParityError, UsageError, WrongBaseError
 from kswapctl.export.onnx import check_parity
 from kswapctl.methods import METHODS
 from kswapctl.models.blocks import find_blocks, with_all_layers
@@ -368,6 +369,29 @@ def test_figures_of_a_stack_are_drawn(dense_changed, tmp_path, model):
     assert all(math.isfinite(g) for profile in (learned, forgot) for g in profile["gradient"])
     said = json.loads((tmp_path / "samples.json").read_text())
     assert {s["set"] for s in said} == {"learned", "forgotten", "retained"}
+
+
+def test_a_configuration_of_more_classes_than_the_weights_is_told(tmp_path):
+    folder = write_network(tmp_path / "net", "segformer")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"]["2"] = "blue"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WrongBaseError, match=r"has the shape \(2,.*by config\.json \(3,"):
+        load(str(folder), Description())
+
+
+@pytest.mark.parametrize("model", ["digits", "detector"])
+def test_images_of_another_kind_are_no_model_s_data(fresh, invoke, tmp_path, shapes, model):
+    source, data = (CHECKPOINT, shapes["boxes"]) if model == "digits" else (None, shapes["masks"])
+    ran = invoke(fresh, "add", "another", source or write_network(tmp_path / "net", "rt_detr"), "--data", data)
+    assert (ran.code, "the model needs" in ran.err) == (4, True), ran.err
+    assert [m["model"] for m in invoke(fresh, "list", "--json").json] == ["digits"]
+
+
+def test_images_of_another_kind_are_told_before_their_classes(run, shapes):
+    for line in (("eval", "digits", "--data"), ("learn", "digits", "--classes", "ten", "--data")):
+        ran = run(*line, shapes["boxes"])
+        assert (ran.code, "has boxes, the model needs labels" in ran.err) == (4, True), ran.err
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -276,7 +277,7 @@ def test_the_head_is_listed_though_it_is_older_than_the_latest(run) -> None:
     run("rollback", "digits", "--to", "base")
     ran = run("list", "digits", "--limit", "1", "--json")
     assert [(v["number"], v["head"]) for v in ran.json] == [(0, True), (2, False)]
-    assert "digits has 1 older versions" in run("list", "digits", "--limit", "1").err
+    assert "digits has 1 older version:" in run("list", "digits", "--limit", "1").err
 
 
 def test_a_version_where_a_model_is_meant_is_told(look) -> None:
@@ -299,3 +300,12 @@ def test_the_history_of_a_stack_is_evaluated_as_each_version_alone_is(look) -> N
         shared = {s["name"]: s["accuracy"] for s in step["sets"]}
         assert shared == pytest.approx({s["name"]: s["accuracy"] for s in alone["sets"]}, abs=0.002)
     assert "learn eight, nine" in look("eval", "digits", "--history").out
+
+
+def test_what_no_test_image_shows_is_not_counted_and_told(look, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "test" / "zero", tmp_path / "few" / "test" / "zero")
+    ran = look("eval", "digits", "--data", tmp_path / "few", "--json")
+    assert [(s["name"], s["classes"]) for s in ran.json["sets"]] == [("retain", 1)]
+    assert "zero" not in ran.json["unseen"]
+    assert {"one", "eight", "three"} <= set(ran.json["unseen"])
+    assert "not measured, as no test image shows them: " in ran.err

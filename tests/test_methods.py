@@ -90,7 +90,7 @@ def few_steps(name, method, data):
 @EACH
 def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_digits, name, method):
     change = few_steps(name, method, few_digits)
-    outcomes = [operate(composed, choose(composed.knowledge, change), Silent())[0] for _ in range(2)]
+    outcomes = [operate(composed, choose(composed.knowledge, change, "labels"), Silent())[0] for _ in range(2)]
     first, second = (outcome.adapter for outcome in outcomes)
     assert first.fingerprint == second.fingerprint
     assert first.factors or name == "imprint-only"
@@ -105,7 +105,7 @@ def test_a_method_changes_something_finite_and_the_same_each_time(composed, few_
 def test_a_method_runs_on_two_threads(composed, few_digits, name, method):
     change = few_steps(name, method, few_digits)
     with threads(2):
-        outcome, _ = operate(composed, choose(composed.knowledge, change), Silent())
+        outcome, _ = operate(composed, choose(composed.knowledge, change, "labels"), Silent())
     assert all(torch.isfinite(tensor).all() for tensor in compose(composed.weights, [outcome.adapter]).values())
 
 

@@ -246,3 +246,10 @@ def test_a_version_in_the_middle_is_not_operated_on(run, home: Path) -> None:
     ran = run("forget", "digits@1", "--classes", "two", *STEPS)
     assert ran.code == 2
     assert "branch" in ran.err
+
+
+def test_where_nothing_to_retain_is_found_is_named(run_fresh, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "train" / "nine", tmp_path / "else" / "train" / "nine")
+    line = ("learn", "digits", "--data", digits, "--classes", "eight", "--retain-data", tmp_path / "else")
+    ran = run_fresh(*line)
+    assert (ran.code, f"to retain in {tmp_path / 'else'}" in ran.err) == (4, True), ran.err

@@ -14,6 +14,7 @@ import pytest
 
 from kswapctl.cli.change import _what_is_left
 from kswapctl.cli.options import command_line, names
+from kswapctl.errors import nearest
 from kswapctl.operations.surgery import share
 from kswapctl.spec import Change, listed
 
@@ -128,6 +129,10 @@ def test_the_demo_leaves_another_s_model_alone(tmp_path: Path, invoke) -> None:
 def test_a_name_with_a_comma_stands_in_quotes(text: str, said: tuple[str, ...]) -> None:
     assert names(text) == said
     assert names(listed(said)) == said
+
+
+def test_a_hint_names_a_class_as_it_is_typed() -> None:
+    assert nearest("nine", ["nine,9"]) == """did you mean '"nine,9"'?"""
 
 
 def test_the_history_has_the_command_as_a_shell_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,9 +191,34 @@ def test_a_bad_row_of_a_manifest_is_named(make: Make, row: dict[str, str], said:
         open_source(str(manifest(root, [ROWS[0], row], kind)))
 
 
-@pytest.mark.parametrize("path", ["../x/1.png", "x/../../1.png", "/etc/hostname", ".."])
-def test_a_manifest_does_not_lead_out_of_its_folder(make: Make, path: str) -> None:
-    with pytest.raises(UnsafeInputError, match=r"row 2 of list\.csv leads out of its folder"):
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"path": "./x/1.png", "split": "test"}, "rows 1 and 2 of list.csv .* another part: 'train' and 'test'"),
+        ({"path": "x/1.png", "label": "dog", "split": "train"}, "another class: 'cat' and 'dog'"),
+    ],
+)
+def test_an_image_of_two_parts_or_two_classes_is_refused(make: Make, other: dict[str, str], said: str) -> None:
+    rows = [{"path": "x/1.png", "label": "cat", "split": "train"}, {"label": "cat"} | other]
+    with pytest.raises(DataError, match=said):
+        open_source(str(manifest(make("x/1.png"), rows, "csv")))
+
+
+def test_a_row_that_stands_twice_counts_once(make: Make) -> None:
+    assert len(open_source(str(manifest(make("x/1.png"), [ROWS[0], *ROWS], "csv"))).samples) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("../x/1.png", "leads out of its folder"),
+        ("x/../../1.png", "leads out of its folder"),
+        ("..", "leads out of its folder"),
+        ("/etc/hostname", "has a whole path"),
+    ],
+)
+def test_a_manifest_does_not_lead_out_of_its_folder(make: Make, path: str, said: str) -> None:
+    with pytest.raises(UnsafeInputError, match=rf"row 2 of list\.csv {said}"):
         open_source(str(manifest(make("x/1.png"), [ROWS[0], {"path": path, "label": "cat"}], "csv")))
 
 
@@ -204,20 +229,23 @@ def test_a_file_that_a_manifest_lists_and_is_not_there_is_named(make: Make) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "said"),
     [
-        ("a.csv", b""),
-        ("a.csv", b"path,label\n"),
-        ("a.jsonl", b"{"),
-        ("a.jsonl", b"[1]\n"),
-        ("b.jsonl", b"[" * 100_000),
-        ("a.csv", b"\xff\xfe\n"),
+        ("a.csv", b"", "lists no image"),
+        ("a.csv", b"path,label\n", "lists no image"),
+        ("a.jsonl", b"\n{", "line 2 of a.jsonl is no JSON"),
+        ("a.jsonl", b"[1]\n", "row 1 of a.jsonl is no object"),
+        ("b.jsonl", b"[" * 100_000, "line 1 of b.jsonl is no JSON"),
+        ("a.csv", b"\xff\xfe\n", "is no UTF-8 text"),
+        ("a.jsonl", b"\xff\xfe\n", "is no UTF-8 text"),
     ],
 )
-def test_a_broken_manifest_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_broken_manifest_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=name):
+    with pytest.raises(DataError, match=said) as raised:
         open_source(str(tmp_path / name))
+    assert name in raised.value.message
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("parts", [True, False])

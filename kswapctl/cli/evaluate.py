@@ -13,6 +13,7 @@ from kswapctl.cli import options, render
 from kswapctl.cli.look import classes_of
 from kswapctl.errors import UsageError
 from kswapctl.operations.home import open_home
+from kswapctl.spec import named
 
 if TYPE_CHECKING:
     from kswapctl.evaluation.scores import Evaluation
@@ -53,6 +54,8 @@ def evaluate(
         ]
         tables.append(render.table("", ["class", "#images", f"#{result.metric} %", "#base %", "else taken for"], each))
     render.data({"version": version.ref} | asdict(result), *tables)
+    if result.unseen:
+        render.say(f"not measured, as no test image shows them: {named(result.unseen)}")
 
 
 def _history(ref: str, data: list[str], home: options.Home, skip_bad: bool, device: str) -> None:
@@ -70,7 +73,7 @@ def _history(ref: str, data: list[str], home: options.Home, skip_bad: bool, devi
         for step in steps
     ]
     columns = ["version", "change", *(f"#{name} %" for name in names)]
-    table = render.table("on test, each version on the sets it knows", columns, rows)
+    table = render.table(f"{steps[0].scores.metric} on test, each version on the sets it knows", columns, rows)
     render.data([{"version": step.version.ref} | asdict(step.scores) for step in steps], table)
 
 

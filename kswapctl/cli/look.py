@@ -51,7 +51,7 @@ def list_versions(
     ]
     for m, versions in found:
         if hidden := versions[-1].number + 1 - len(versions):
-            render.say(f"{m.name} has {hidden} older versions: --limit shows more")
+            render.say(f"{m.name} has {hidden} older version{'' if hidden == 1 else 's'}: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
     shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
     render.data(shown, render.table("", columns, rows))
@@ -101,10 +101,11 @@ def diff(
     accuracy = [
         (name, render.percent(a), render.percent(b), render.points(b - a)) for name, (a, b) in result.accuracies.items()
     ]
+    title = f"{one.ref} to {two.ref}" + (f", {result.metric} on test" if result.metric else "")
     blocks = [(b.name, f"{b.change:.4f}", f"{100 * b.relative:.2f}") for b in result.blocks]
     render.data(
         {"first": one.ref, "second": two.ref} | asdict(result),
-        render.table(f"{one.ref} to {two.ref} on test", ["set", f"#{one.ref} %", f"#{two.ref} %", "#change"], accuracy),
+        render.table(title, ["set", f"#{one.ref} %", f"#{two.ref} %", "#change"], accuracy),
         render.table("", ["block", "#weight change", "#of its norm %"], blocks),
     )
 
@@ -133,7 +134,7 @@ def rollback(
             raise UsageError(
                 f"{model} is at its base: there is no step back", f"forward: --to N; kswapctl list {model}"
             )
-        target = registry.resolve(f"{model}@{to}")
+        target = registry.resolve(f"{model}@{to.removeprefix(f'{model}@')}")
         try:
             now = registry.move_head(model, target.number, command=command_line(), expected=before.number)
         except HeadMoved as error:

@@ -61,13 +61,18 @@ def open_coco(place: Path) -> Source:
 
 
 def _check_upright(data: bytes, key: str, size: tuple[float, float]) -> None:
-    """Boxes of an image that lay on its side when it was marked would be somewhere else."""
+    """Boxes of an image that had another shape when it was marked, or lay on its side, would be somewhere else."""
     width, height = upright_size(data, key)
     listed, seen = math.log(size[0] / size[1]), math.log(width / height)
     if abs(listed + seen) < abs(listed - seen):
         raise DataError(
             f"image {key} has {width} x {height} pixels, upright, and is listed with {size[0]} x {size[1]}",
             "its boxes must be those of the upright image",
+        )
+    if abs(width * size[1] / size[0] - height) > 1 and abs(height * size[0] / size[1] - width) > 1:  # not by rounding
+        raise DataError(
+            f"image {key} has {width} x {height} pixels, and is listed with {size[0]} x {size[1]}, another shape",
+            "its boxes must be those of this very image",
         )
 
 

@@ -65,6 +65,8 @@ def _class_names(file: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines)
     if "" in names:
         raise DataError(f"line {names.index('') + 1} of {file} is blank", "each line names the class of one index")
+    if twice := next((i for i, name in enumerate(names) if name in names[:i]), 0):
+        raise DataError(f"line {twice + 1} of {file} names {names[twice]!r} again", "each line names another class")
     if len(names) > BORDER:
         raise DataError(f"{file} names {len(names)} classes", f"an index of {BORDER} counts for nothing: name fewer")
     return names

@@ -32,6 +32,9 @@ SPLITS: dict[str, Split] = {
 TESTS = {"test", "testing"}
 """Names of a test part; beside one, a validation part is left alone."""
 
+FORMS = "labels: class folders, or a manifest; boxes: train.json in COCO format; masks: classes.txt, images/ and masks/"
+"""How images are marked, for hints."""
+
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -78,10 +81,7 @@ class Source:
     def check_marks(self, wanted: Marks) -> None:
         """Raise :class:`DataError` where the images are marked otherwise than a model's task needs."""
         if wanted != self.marks:
-            raise DataError(
-                f"{self.name} has {self.marks}, the model needs {wanted}",
-                "labels: class folders; boxes: train.json in COCO format; masks: classes.txt, images/ and masks/",
-            )
+            raise DataError(f"{self.name} has {self.marks}, the model needs {wanted}", FORMS)
 
     def require(self, names: Iterable[str]) -> None:
         """Raise :class:`NotFoundError` for a class that has no image here."""
@@ -106,7 +106,7 @@ def open_source(text: str) -> Source:
     if path.suffix.lower() in {".csv", ".jsonl", ".ndjson"}:
         return _manifest(path)
     if not path.is_dir():
-        raise DataError(f"{text} is neither a folder nor a .csv or .jsonl manifest")
+        raise DataError(f"{text} is neither a folder nor a .csv or .jsonl manifest", FORMS)
     if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
         return _hugging_face(str(path), str(path))
     return _folder(path)
@@ -145,7 +145,9 @@ def _folder(root: Path) -> Source:
         for file in _images(folder)
     ]
     if not samples:
-        raise DataError(f"no class folders with images in {root}", "expected DIR/train/<class>/ or DIR/<class>/")
+        raise DataError(
+            f"no class folders with images in {root}", f"expected DIR/train/<class>/ or DIR/<class>/; {FORMS}"
+        )
     return Source(str(root), tuple(samples), lambda s: read_file(root / s.key, s.key))
 
 
@@ -189,21 +191,46 @@ def _check_name(name: str) -> None:
 def _manifest(path: Path) -> Source:
     """CSV with a header, or JSON lines, with ``path``, ``label`` and, where it is known, ``split``."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows: list[Any]
         try:
-            rows = (
-                list(csv.DictReader(file))
-                if path.suffix.lower() == ".csv"
-                else [json.loads(r) for r in file if r.strip()]
-            )
-        except (ValueError, RecursionError, csv.Error) as error:
-            raise DataError(f"{path.name} cannot be read: {error}") from error
+            rows = list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else _json_lines(file, path.name)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path.name} is no UTF-8 text", "save it as UTF-8") from error
+        except csv.Error as error:
+            raise DataError(f"{path.name} cannot be read: {error}", "it is CSV with a header") from error
     listed = [_manifest_sample(row, number, path) for number, row in enumerate(rows, start=1)]
     if not listed:
-        raise DataError(f"{path.name} lists no image")
+        raise DataError(f"{path.name} lists no image", "columns: path, label, split (optional)")
+    listed = _each_once(listed, path.name)
     kept = read_parts(part for part, _ in listed)
     samples = [sample for part, sample in listed if part in kept]
     return Source(str(path), tuple(samples), lambda s: _read_beside(path, s))
+
+
+def _json_lines(lines: Iterable[str], name: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+            raise DataError(f"line {number} of {name} is no JSON: {why}", "correct the line") from error
+    return rows
+
+
+def _each_once(listed: list[tuple[str, Sample]], name: str) -> list[tuple[str, Sample]]:
+    """``listed`` without repetitions; an image of two parts would be trained on and tested, and one of two classes is
+    of neither.
+    """
+    found: dict[str, tuple[int, str, Sample]] = {}
+    for number, (part, sample) in enumerate(listed, start=1):
+        first, its_part, other = found.setdefault(os.path.normpath(sample.key), (number, part, sample))
+        for what, one, two in (("part", its_part, part), ("class", other.label, sample.label)):
+            if one != two:
+                raise DataError(
+                    f"rows {first} and {number} of {name} list {sample.key} with another {what}: {one!r} and {two!r}",
+                    "an image has one row",
+                )
+    return [(part, sample) for _, part, sample in found.values()]
 
 
 def _manifest_sample(row: Any, number: int, path: Path) -> tuple[str, Sample]:
@@ -217,7 +244,11 @@ def _manifest_sample(row: Any, number: int, path: Path) -> tuple[str, Sample]:
     if split not in SPLITS:
         raise DataError(f"row {number} of {path.name} has the unknown split {split!r}", "use train or test")
     key = str(row["path"])
-    if os.path.isabs(key) or os.path.normpath(key).startswith(".."):
+    if os.path.isabs(key):
+        raise UnsafeInputError(
+            f"row {number} of {path.name} has a whole path: {key}", "write it as seen from the manifest's folder"
+        )
+    if os.path.normpath(key).startswith(".."):
         raise UnsafeInputError(
             f"row {number} of {path.name} leads out of its folder: {key}",
             "put the manifest in a folder above its images",

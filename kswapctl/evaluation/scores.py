@@ -35,6 +35,7 @@ class SetScore:
     name: str
     """retain, learned, forgotten, or forgotten earlier."""
     classes: int
+    """Those that a test item shows."""
     images: int
     accuracy: float
     """The task's deciding metric, in [0, 1]: accuracy, mAP or mIoU."""
@@ -57,6 +58,8 @@ class Evaluation:
     is forgotten."""
     metric: str = "accuracy"
     """What ``accuracy`` is of this task."""
+    unseen: tuple[str, ...] = ()
+    """Classes of the sets that no test item shows: nothing is said of them."""
 
     def set(self, name: str) -> SetScore | None:
         """The score of the set called ``name``, if it has classes."""
@@ -82,7 +85,7 @@ def evaluate(
     now, base = (task.measure(a, targets, len(rows), gone) for a in (answers, base_answers))
     there = {name: [c for c in classes if now.count(position[c])] for name, classes in sets.items()}
     scores = [
-        _set_score(task.metric, name, sets[name], [position[c] for c in classes], now, base)
+        _set_score(task.metric, name, classes, [position[c] for c in classes], now, base)
         for name, classes in there.items()
         if classes
     ]
@@ -93,7 +96,8 @@ def evaluate(
     }
     per_class = tuple(_class_score(task.metric, c, position[c], (now, base), named) for c, named in answered.items())
     taken_for = {c: answered[c] for c in forgotten if c in answered}
-    return Evaluation(tuple(scores), per_class, taken_for, _h_mean({s.name: s for s in scores}), task.metric)
+    unseen = tuple(c for name, classes in sets.items() for c in classes if c not in there[name])
+    return Evaluation(tuple(scores), per_class, taken_for, _h_mean({s.name: s for s in scores}), task.metric, unseen)
 
 
 def _set_score(

@@ -172,6 +172,6 @@ def check_parity(expected: Tensor, exported: Tensor, precision: Precision, task:
         raise ParityError(
             f"the {precision} file differs from the model: logits by up to {parity.largest:.2g}, top-1 the same on "
             f"{parity.agreement:.2%} over {parity.images} images; it was not kept",
-            "export in fp32, or with another --opset",
+            "try another --opset" if precision == "fp32" else "export in fp32, or with another --opset",
         )
     return parity

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import nn
 
-from kswapctl.errors import DataError, nearest
+from kswapctl.errors import DataError, first_line, nearest
 from kswapctl.models.heads import classifier_rows
 from kswapctl.spec import Preprocessing
 
@@ -29,7 +30,8 @@ SQUASH = "squash"
 def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mapping[str, Any]) -> Preprocessing:
     """What images must go through for a timm ``model``, made with ``arguments``; ``stated`` fields come first.
 
-    Raises :class:`DataError` where mean or std are not one number a channel.
+    Raises :class:`DataError` where mean or std are not one number a channel, and where the network takes no images of
+    the stated size.
     """
     config = resolve_model_data_config(model)
     size = arguments.get("img_size") or config["input_size"][1:]
@@ -40,8 +42,26 @@ def preprocessing(model: nn.Module, arguments: Mapping[str, Any], stated: Mappin
     if channels != config["input_size"][0]:  # as timm does it
         config["input_size"] = (channels, *config["input_size"][1:])
         config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
+    size = tuple(config["input_size"])
     config.update(stated)
-    return complete(config, "timm's configuration")
+    found = complete(config, "timm's configuration")
+    if found.input_size != size:
+        _check_taken(model, found.input_size)
+    return found
+
+
+def _check_taken(model: nn.Module, size: tuple[int, int, int]) -> None:
+    training, weight = model.training, next(model.parameters())
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *size, dtype=weight.dtype, device=weight.device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the network takes no images of the stated input_size {list(size)} ({first_line(error)})",
+            "state the size that it is built for, or build it for this one: --model-arg img_size=N",
+        ) from error
+    finally:
+        model.train(training)
 
 
 def complete(config: Mapping[str, Any], where: str) -> Preprocessing:

@@ -89,13 +89,19 @@ def _config(source: str) -> Any:
 def _weights(source: str, family: Family, config: Any) -> dict[str, Tensor]:
     try:
         network, told = kind_of(family).from_pretrained(  # type: ignore[attr-defined]
-            source, config=config, use_safetensors=True, output_loading_info=True
+            source, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"the weights of {source} cannot be loaded ({first_line(error)})",
             "it needs a model.safetensors that fits its config.json; or say --no-pretrained",
         ) from error
+    if told["mismatched_keys"]:
+        name, stored, wanted = min(told["mismatched_keys"])
+        raise WrongBaseError(
+            f"{source}: {name} has the shape {tuple(stored)}, and by config.json {tuple(wanted)}",
+            "correct config.json: its id2label names each class",
+        )
     if told["missing_keys"]:
         raise WrongBaseError(
             f"{source} lacks {len(told['missing_keys'])} tensors, such as {min(told['missing_keys'])}",

@@ -84,9 +84,10 @@ def read_pickle(path: Path) -> Weights:
     except FileNotFoundError as error:
         raise NotFoundError(f"no such file: {path}") from error
     except Exception as error:
-        reason = first_line(error)
+        advice = type(error).__name__ == "UnpicklingError"  # torch tells how to open it all the same
+        reason = "" if advice else f" ({first_line(error)})"
         raise UnsafeInputError(
-            f"{path.name} holds more than tensors, or is damaged ({reason})",
+            f"{path.name} holds more than tensors, or is damaged{reason}",
             "it was not opened any further; save it as .safetensors where you trust it",
         ) from error
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):

@@ -53,7 +53,7 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
     if onto:
         aside.check_free_name(registry, parent.model, onto)
     composed = load_version(registry, parent)
-    material = choose(composed.knowledge, change)
+    material = choose(composed.knowledge, change, TASKS[composed.spec.task].marks)
     change = material.change
     registry.require_space(_bytes_needed(composed.weights, registry.model(parent.model), method.rank))
     with registry.operation(
@@ -80,7 +80,7 @@ def apply(registry: Registry, name: str, change: Change, command: str, progress:
 def follow(registry: Registry, name: str, change: Change) -> None:
     """Train along with the process that does :func:`apply`, and write nothing."""
     composed = load_version(registry, registry.resolve(name))
-    operate(composed, choose(composed.knowledge, change), Silent())
+    operate(composed, choose(composed.knowledge, change, TASKS[composed.spec.task].marks), Silent())
     gather_team(change.device == "cpu").wait()
 
 

@@ -10,7 +10,7 @@ from kswap_registry import Registry, Version
 
 from kswapctl.analysis.layers import BlockChange, changes_by_block
 from kswapctl.data.images import Images
-from kswapctl.data.sets import Chosen, check_marks, count, gather, once
+from kswapctl.data.sets import Chosen, count, gather, once
 from kswapctl.data.sources import open_source
 from kswapctl.data.splits import all_tested, test_part
 from kswapctl.errors import DataError, UsageError
@@ -20,7 +20,7 @@ from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
 from kswapctl.runtime import pick_device
 from kswapctl.spec import Knowledge
-from kswapctl.tasks import TASKS
+from kswapctl.tasks import TASKS, Marks
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Difference:
     accuracies: dict[str, tuple[float, float]]
     """Set (as the second version sees it) to the accuracy of the first and the second; empty without data."""
     blocks: tuple[BlockChange, ...]
+    metric: str = ""
+    """What the accuracies are of this task; empty without data."""
 
 
 def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progress: Progress) -> Images:
@@ -37,8 +39,7 @@ def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progres
 
     Where boxes are marked these are all of that source: what is answered to images without one is wrong.
     """
-    chosen = _choose(composed.knowledge, data)
-    check_marks(chosen, TASKS[composed.spec.task].marks)
+    chosen = _choose(composed.knowledge, data, TASKS[composed.spec.task].marks)
     progress.stage("reading images", count(chosen))
     images = gather(chosen, composed.spec.preprocessing, skip_bad, progress.advance)
     for bad in images.bad:
@@ -46,7 +47,7 @@ def test_images(composed: Composed, data: Sequence[str], skip_bad: bool, progres
     return images
 
 
-def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
+def _choose(knowledge: Knowledge, data: Sequence[str], marks: Marks) -> Chosen:
     names = list(data) or list(knowledge.sources)
     if not names:
         raise UsageError("no data to evaluate on", "name it: --data DIR")
@@ -56,6 +57,7 @@ def _choose(knowledge: Knowledge, data: Sequence[str]) -> Chosen:
         if not left:
             break
         source = open_source(name)
+        source.check_marks(marks)
         here = {s.label for s in test_part(source, left & set(source.classes))}
         if here:
             samples = all_tested(source) if source.marks == "boxes" else test_part(source, here)
@@ -106,4 +108,4 @@ def compare(
         return Difference({}, blocks)
     images = test_images(two, data, skip_bad, progress)
     scores = _evaluate((two, one), images, pick_device("cpu"), progress)
-    return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks)
+    return Difference({s.name: (s.base, s.accuracy) for s in scores.sets}, blocks, scores.metric)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from kswap_registry import Model
 
-from kswapctl.data.sets import Parts, changed_part, check_marks, count, first_with, retained_part
+from kswapctl.data.sets import Parts, changed_part, count, first_with, retained_part
 from kswapctl.data.sources import Source, open_left, open_source
 from kswapctl.errors import DataError, NotFoundError, UsageError, nearest
 from kswapctl.methods import find_method
 from kswapctl.models.blocks import Block, choose_blocks
 from kswapctl.runtime import pick_device, pick_precision
 from kswapctl.spec import Change, Knowledge
-from kswapctl.tasks import TASKS
+from kswapctl.tasks import TASKS, Marks
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Material:
     """What is wrong with data used before that cannot be opened any more."""
 
 
-def choose(knowledge: Knowledge, change: Change) -> Material:
-    """Check the request against what is known, and choose the images."""
+def choose(knowledge: Knowledge, change: Change, marks: Marks) -> Material:
+    """Check the request against what is known, and choose the images, which are to have ``marks``."""
     opened = functools.cache(open_source)
     before, gone = open_left(knowledge.sources, opened)
     if gone and not change.source:
@@ -43,6 +43,9 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
     sources = [opened(change.source)] if change.source else before
     if not sources:
         raise UsageError("no data to take images from", "name it: --data DIR")
+    retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
+    for source in (*sources, *retain):
+        source.check_marks(marks)
     check = _classes_to_learn if change.kind == "learn" else _classes_to_forget
     classes = check(knowledge, change, sources)
     found, absent = first_with(sources, classes)
@@ -54,13 +57,15 @@ def choose(knowledge: Knowledge, change: Change) -> Material:
             "or name the other classes: --classes",
         )
     known = tuple(c for c in knowledge.known if c not in classes)
-    retain = [opened(change.retain_source)] if change.retain_source else [*sources, *before]
     told = retain[0].name if change.retain_source else ""
     change = dataclasses.replace(change, classes=classes, source=found[0][0].name, retain_source=told)
     retained, missing = retained_part(retain, known, change.rehearsal, change.seed)
+    if not known:
+        raise UsageError("no class would be left to retain", "the model knows none but these")
     if not count(retained.train):
+        where = ", ".join(dict.fromkeys(source.name for source in retain))
         raise DataError(
-            f"no images of any of the {len(known)} classes to retain in {sources[0].name}",
+            f"no images of any of the {len(known)} classes to retain in {where}",
             "name them with --retain-data (of swap: --data), or when adding the model: kswapctl add --data",
         )
     changed = changed_part(sources, classes, change.rehearsal, change.seed)
@@ -76,9 +81,7 @@ def foresee(model: Model, knowledge: Knowledge, change: Change) -> tuple[Materia
     method = find_method(change.method, change.kind).configure(change.preset, change.settings)
     every = tuple(Block(b["name"], tuple(b["layers"])) for b in model.spec["blocks"])
     choose_blocks(every, change.blocks or method.blocks)
-    material = choose(knowledge, change)
-    for part in (material.changed.train, material.retained.train):
-        check_marks(part, TASKS[model.task].marks)
+    material = choose(knowledge, change, TASKS[model.task].marks)
     return material, knowledge.after(material.change, 1)
 
 

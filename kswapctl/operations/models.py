@@ -14,6 +14,7 @@ from kswapctl.models.checkpoint import Checkpoint, Description, load
 from kswapctl.models.heads import classifier_path
 from kswapctl.models.weights import fingerprint, write
 from kswapctl.operations.versions import BASE_FILE
+from kswapctl.tasks import TASKS
 
 
 def add_model(
@@ -30,6 +31,8 @@ def add_model(
         named = description.classes or (() if description.pretrained else opened.classes)
         description = dataclasses.replace(description, classes=named, else_classes=opened.classes)
     checkpoint = load(source, description)
+    if data:
+        opened.check_marks(TASKS[checkpoint.spec.task].marks)
     return register(registry, name, source, checkpoint, data, command)
 
 
