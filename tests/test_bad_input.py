@@ -267,3 +267,11 @@ def test_a_busy_registry_is_told_with_its_holder_and_can_be_read(
     assert "in use" in ran.err
     assert state(home) == before
     assert run("rollback", "digits").code == 0
+
+
+@pytest.mark.parametrize("asked", ["option", "variable"])
+def test_a_folder_that_has_a_registry_in_it_is_none(home: Path, tmp_path: Path, invoke, asked: str) -> None:
+    shutil.move(home, tmp_path / "there" / ".kswap")
+    there = tmp_path / "there"
+    ran = invoke(there, "list") if asked == "variable" else invoke(None, "list", "--registry", there)
+    assert (ran.code, "there is one in" in ran.err) == (10, True), ran.err

@@ -19,7 +19,7 @@ def merge(
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
-    """Write a version as plain weights that timm loads (`checkpoint_path=`); the model is not changed.
+    """Write a version as plain weights that `add` takes, and of a classifier timm too (`checkpoint_path=`).
 
     Example: `kswapctl merge signs -o signs.safetensors`
     """

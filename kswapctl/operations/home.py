@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from kswap_registry import Registry
+from kswap_registry import Registry, layout
 from kswap_registry.store import OnWait
 
 from kswapctl.errors import KswapError
@@ -28,7 +28,10 @@ class NoRegistryError(KswapError):
 def find_home(named: Path | None) -> Path:
     """The folder of the registry to use; :class:`NoRegistryError` where there is none."""
     if named or os.environ.get(VARIABLE):
-        return Path(named or os.environ[VARIABLE])
+        place = Path(named or os.environ[VARIABLE])
+        if (place / FOLDER).is_dir() and not (place / layout.DATABASE).exists():
+            raise NoRegistryError(f"no registry in {place}", f"there is one in {place / FOLDER}")
+        return place
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / FOLDER).is_dir():
