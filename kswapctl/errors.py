@@ -132,6 +132,11 @@ def as_typed(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if "," in name or name.startswith('"') else name
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 tensor``, ``2 tensors``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names most like ``name``, as a phrase for a hint: ``did you mean 'a', 'b'?``"""
     names = list(known)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,8 @@ WRONG = [
     ("learn digits --data {empty}", 4, "ten holds no image"),
     ("learn digits --data {tmp}/nowhere", 3, "nowhere"),
     ("eval digits --data {tmp}/nowhere", 3, "nowhere"),
+    ("eval digits --data ''", 3, "the data have no name"),
+    ("init --registry {pickle}", 16, "something else is where the registry belongs"),
     ("eval digits --data hf:", 3, "hf: names no dataset"),
     ("learn digits --data {zero} --classes ten --retain-data {digits}", 4, "bad.png is empty (0 bytes)"),
     ("learn digits --data {corrupt} --classes ten --retain-data {digits}", 4, "bad.png cannot be read"),
@@ -143,7 +146,7 @@ def test_bad_input_is_one_clear_line_and_changes_nothing(
     line: str, code: int, words: str, trained_home: Path, invoke, state, places: dict[str, Path]
 ) -> None:
     before = state(trained_home)
-    ran = invoke(trained_home, *line.format(**places).split())
+    ran = invoke(trained_home, *shlex.split(line.format(**places)))
     assert ran.code == code, ran.err
     assert words in ran.err
     assert ran.out == ""

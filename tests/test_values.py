@@ -47,12 +47,16 @@ def test_what_is_not_plain_is_left_to_typer(command: str, name: str, value: obje
 
 @pytest.mark.parametrize(
     "line",
-    ["learn digits --data a --data b", "forget digits --classes two --classes=three", "list --limit 1 --limit 2"],
+    ["learn digits --data a --data b", "forget digits --classes two --classes=three", "add x y --data a --data b"],
 )
 def test_a_value_that_would_be_lost_is_refused(look, line: str) -> None:
     ran = look(*line.split())
     assert ran.code == 2
     assert "takes one value, and is given more than once" in " ".join(ran.err.replace("│", " ").split())
+
+
+def test_an_option_may_be_overridden(look) -> None:
+    assert len(look("list", "digits", "--limit", "1", "--limit", "9", "--json").json) == 3
 
 
 def test_what_may_be_said_twice_is_taken_twice(look, digits: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from kswapctl.cli import options, render
 from kswapctl.cli.options import command_line
-from kswapctl.errors import UsageError
+from kswapctl.errors import UsageError, counted
 from kswapctl.operations.home import open_home
 from kswapctl.spec import Knowledge, listed, named
 
@@ -51,7 +51,7 @@ def list_versions(
     ]
     for m, versions in found:
         if hidden := versions[-1].number + 1 - len(versions):
-            render.say(f"{m.name} has {hidden} older version{'' if hidden == 1 else 's'}: --limit shows more")
+            render.say(f"{m.name} has {counted(hidden, 'older version')}: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
     shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
     render.data(shown, render.table("", columns, rows))

@@ -1,7 +1,8 @@
 """Values that are plainly right skip typer's pydantic adapters: importing pydantic takes longer than most commands do.
 
 Anything else (a number out of range, a choice, a list) goes to typer as ever, and so does what is wrong with it. Of an
-option that takes one value and is given two, typer would use the last unseen: that is refused.
+option that is given twice typer uses the last, as a script that overrides one wants it; but who names data or classes
+twice means both: that is refused.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import typer
 import typer.core
 
 Process = Callable[[Any, Any], Any]
+GATHERED = {"--data", "--retain-data", "--classes", "--learn", "--forget"}
+"""Options of which two are taken for more of the same."""
 
 
 class Command(typer.core.TyperCommand):
-    """A command that imports pydantic only for values that need it, and loses none that was typed."""
+    """A command that imports pydantic only for values that need it, and loses no data or classes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; an option with one value may be given once only."""
+        """Parse; data and classes that would be lost are refused."""
         if not ctx.resilient_parsing:
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))
             for parameter in given:
-                if given.count(parameter) > 1 and not parameter.multiple and not getattr(parameter, "is_flag", True):
+                if given.count(parameter) > 1 and not parameter.multiple and GATHERED & {*parameter.opts}:
                     told: Any = parameter
                     raise typer.BadParameter("it takes one value, and is given more than once", ctx=ctx, param=told)
         return list(super().parse_args(ctx, args))

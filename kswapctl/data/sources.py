@@ -93,6 +93,8 @@ class Source:
 
 def open_source(text: str) -> Source:
     """Open what ``text`` names: ``hf:name``, a ``.csv`` or ``.jsonl`` manifest, or a folder."""
+    if not text.strip():
+        raise NotFoundError("the data have no name", "give a folder, a .csv or .jsonl manifest, or hf:NAME")
     if text == "hf:":
         raise NotFoundError("hf: names no dataset", "write hf:NAME")
     if text.startswith("hf:"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kswapctl.errors import counted
 from kswapctl.export.manifest import Manifest, Step, folder_of
 from kswapctl.spec import listed
 
@@ -12,7 +13,7 @@ NAME = "README.md"
 _TEXT = """
 # {name}
 
-A vision model ({architecture}) after {count} change{plural}, made with kswapctl:
+A vision model ({architecture}) after {changes}, made with kswapctl:
 each change is a LoRA adapter in PEFT's format, and the model is the base with all of them added, in order.
 
 | version | change | classes | method | validation | adapter |
@@ -71,8 +72,7 @@ def _body(manifest: Manifest, place: str) -> str:
     return _TEXT.format(
         name=manifest.base.name,
         architecture=manifest.base.spec["architecture"],
-        count=len(steps),
-        plural="" if len(steps) == 1 else "s",
+        changes=counted(len(steps), "change"),
         rows="\n".join(_row(depth, step) for depth, step in enumerate(steps, start=1)),
         classes=len(state["classes"]),
         forgotten=_names(state["forgotten"]),

@@ -8,7 +8,16 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from kswapctl.errors import DataError, NotFoundError, UnsafeInputError, UsageError, WrongBaseError, first_line, nearest
+from kswapctl.errors import (
+    DataError,
+    NotFoundError,
+    UnsafeInputError,
+    UsageError,
+    WrongBaseError,
+    counted,
+    first_line,
+    nearest,
+)
 from kswapctl.models.families import find_family, is_dense, make
 from kswapctl.models.heads import head_paths, resize
 from kswapctl.models.weights import Weights
@@ -92,7 +101,8 @@ def check_fit(model: nn.Module, weights: Weights, architecture: str) -> None:
     extra = [f"{k} is left over" for k in given if k not in expected]
     problems = wrong + missing + extra
     if problems:
+        off = counted(len(problems), "tensor")
         raise WrongBaseError(
-            f"the weights do not fit {architecture}: {len(problems)} tensors differ ({'; '.join(problems[:3])})",
+            f"the weights do not fit {architecture}: {off} off ({'; '.join(problems[:3])})",
             "check --architecture, --model-arg and the number of classes",
         )

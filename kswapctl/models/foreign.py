@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kswapctl.errors import UnsafeInputError, WrongBaseError
+from kswapctl.errors import UnsafeInputError, WrongBaseError, counted
 from kswapctl.models.header import Entry
 from kswapctl.models.strict import UnfitError, fit, parse
 
@@ -64,7 +64,7 @@ def check_tensors(form: Form, adapter: Mapping[str, Entry], below: Mapping[str, 
     wrong += [f"{n} is left over" for n in adapter if n not in expected]
     if wrong:
         raise WrongBaseError(
-            f"the adapter does not fit the model: {len(wrong)} tensors differ ({'; '.join(wrong[:5])})",
+            f"the adapter does not fit the model: {counted(len(wrong), 'tensor')} off ({'; '.join(wrong[:5])})",
             "it was made for another network",
         )
 

@@ -201,6 +201,7 @@ class StorageFull(StorageError):
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TAKEN = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -211,6 +212,8 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
         return StorageFull(f"no space for the registry: {what}", "free some space and run the command again")
     if error.errno in _DENIED:
         return ReadOnly(f"the registry cannot be written: {what}", f"check the permissions of {folder}")
+    if error.errno in _TAKEN:
+        return StorageError(f"something else is where the registry belongs: {what}", "move it, or name another folder")
     return StorageError(f"the registry's disk failed: {what}", f"check that {folder} is there and healthy")
 
 

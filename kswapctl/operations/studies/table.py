@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kswapctl.errors import counted
 from kswapctl.export.files import written_whole
 from kswapctl.operations.studies.schema import Study
 
@@ -123,8 +124,7 @@ def write_tables(study: Study, rows: Sequence[Row], results: Sequence[dict[str, 
 
 def markdown(study: Study, rows: Sequence[Row], seconds: float) -> str:
     """One table a split, and the time that all cells took."""
-    minutes = round(seconds / 60)
-    took = f"{minutes} minute" + ("" if minutes == 1 else "s")
+    took = counted(round(seconds / 60), "minute")
     parts = [f"# {study.title}\n", f"All cells together took {took}, on one thread each."]
     readable = for_readers(rows)
     for split in dict.fromkeys(r.split for r in readable):
