@@ -253,3 +253,11 @@ def test_where_nothing_to_retain_is_found_is_named(run_fresh, digits: Path, tmp_
     line = ("learn", "digits", "--data", digits, "--classes", "eight", "--retain-data", tmp_path / "else")
     ran = run_fresh(*line)
     assert (ran.code, f"to retain in {tmp_path / 'else'}" in ran.err) == (4, True), ran.err
+
+
+def test_the_record_says_with_what_it_was_computed(trained_home: Path) -> None:
+    import json
+
+    with Registry.open(trained_home, read_only=True) as registry:
+        told = json.dumps([e.payload for e in registry.events()] + [v.spec for v in registry.versions("digits")])
+    assert all(f'"{name}": ' in told for name in ("torch", "timm", "transformers", "peft", "safetensors", "python"))

@@ -56,6 +56,6 @@ def create_place(named: Path | None) -> Path:
 
 def environment() -> dict[str, str]:
     """Versions of what computes, for the record of an operation."""
-    packages = ("kswapctl", "torch", "timm", "peft", "safetensors")
+    packages = ("kswapctl", "torch", "timm", "transformers", "peft", "safetensors")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return versions | {"python": platform.python_version(), "machine": platform.machine()}
