@@ -12,7 +12,6 @@ from kswapctl.data.sources import Sample, Source
 from kswapctl.data.splits import by_class, keys_of, share, take, training_part
 from kswapctl.errors import DataError
 from kswapctl.spec import MARKED_LEAST, Preprocessing, Rehearsal
-from kswapctl.tasks import Marks
 
 VALIDATION_IMAGES = 400
 """Most validation images of all retained classes together: a point of accuracy lost is four of them."""
@@ -109,12 +108,6 @@ def once(source: Source, samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         first.setdefault(sample.key, sample)
     return list(first.values())
-
-
-def check_marks(chosen: Chosen, wanted: Marks) -> None:
-    """Raise :class:`DataError` where a source's images are marked otherwise than a model's task needs."""
-    for source, _ in chosen:
-        source.check_marks(wanted)
 
 
 def gather(chosen: Chosen, preprocessing: Preprocessing, skip_bad: bool, report: Report | None = None) -> Images:

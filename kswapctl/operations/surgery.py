@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kswapctl.data.images import Images
-from kswapctl.data.sets import Chosen, check_disjoint, check_marks, count, gather
+from kswapctl.data.sets import Chosen, check_disjoint, count, gather
 from kswapctl.export.files import made_folder
 from kswapctl.methods import find_method
 from kswapctl.models.blocks import AUTO, choose_blocks, find_blocks, with_all_layers
@@ -25,7 +25,7 @@ from kswapctl.operations.versions import Composed
 from kswapctl.progress import Progress
 from kswapctl.runtime import deterministic, hand_back, one_core_each, pick_device, pick_precision, seed_everything
 from kswapctl.spec import Change, Role, listed, named
-from kswapctl.tasks import TASKS, Task, flatten
+from kswapctl.tasks import Task, flatten
 from kswapctl.training.cache import GIB, Cache
 from kswapctl.training.dense import DenseSubject
 from kswapctl.training.loop import Outcome, Plan, train
@@ -90,8 +90,6 @@ def _decode(composed: Composed, material: Material, progress: Progress) -> dict[
         )
         for problem in material.gone:
             progress.note(problem)
-    for part in chosen.values():
-        check_marks(part, TASKS[composed.spec.task].marks)
     progress.stage("reading images", sum(map(count, chosen.values())))
     images = {
         part: gather(samples, composed.spec.preprocessing, material.change.skip_bad, progress.advance)
