@@ -309,3 +309,13 @@ def test_what_no_test_image_shows_is_not_counted_and_told(look, digits: Path, tm
     assert "zero" not in ran.json["unseen"]
     assert {"one", "eight", "three"} <= set(ran.json["unseen"])
     assert "not measured, as no test image shows them: " in ran.err
+
+
+def test_rollback_takes_a_version_as_it_is_shown(run) -> None:
+    assert run("rollback", "digits", "--to", "digits@1", "--json").json == {"head": "digits@1", "was": "digits@2"}
+
+
+def test_diff_and_history_say_what_they_measure(look) -> None:
+    assert look("diff", "digits@base", "digits", "--json").json["metric"] == "accuracy"
+    assert "accuracy on test" in look("diff", "digits@base", "digits").out
+    assert "accuracy on test" in look("eval", "digits", "--history").out

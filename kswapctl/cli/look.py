@@ -33,8 +33,8 @@ def list_versions(
     with open_home(home, read_only=True) as registry:
         chosen = [registry.model(model)] if model else registry.models()
         found = [(m, _latest(registry, m, limit)) for m in chosen]
-        listed = [(m, v) for m, versions in found for v in versions]
-        missing = {v.ref: tombstones.missing(registry, v) for _, v in listed}
+        every = [(m, v) for m, versions in found for v in versions]
+        missing = {v.ref: tombstones.missing(registry, v) for _, v in every}
     rows = [
         (
             "->" if v.number == m.head else "",
@@ -47,13 +47,13 @@ def list_versions(
             ", ".join(v.tags),
             v.created[:16].replace("T", " "),
         )
-        for m, v in listed
+        for m, v in every
     ]
     for m, versions in found:
         if hidden := versions[-1].number + 1 - len(versions):
             render.say(f"{m.name} has {counted(hidden, 'older version')}: --limit shows more")
     columns = ["", "version", "", "kind", "classes", "validation %", "#size", "tags", "made (UTC)"]
-    shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in listed]
+    shown = [asdict(v) | {"head": v.number == m.head, "missing": missing[v.ref]} for m, v in every]
     render.data(shown, render.table("", columns, rows))
 
 

@@ -21,7 +21,7 @@ from kswapctl.models.weights import Weights
 from kswapctl.operations.residue import knew_before_merging
 from kswapctl.operations.versions import Composed, knowledge_of, load_version
 from kswapctl.progress import Progress
-from kswapctl.spec import ModelSpec
+from kswapctl.spec import ModelSpec, listed
 from kswapctl.tasks import TASKS
 
 FEWEST_CONTROLS = 5
@@ -133,7 +133,7 @@ def _original(
         if set(targets) <= set(knowledge_of(model, below).known):
             return (load_version(registry, below) if above else composed), above
     raise UsageError(
-        f"no version below {version.ref} knows all of {', '.join(targets)}: they were forgotten at different times",
+        f"no version below {version.ref} knows all of {listed(targets)}: they were forgotten at different times",
         "audit them one after the other: --classes",
     )
 

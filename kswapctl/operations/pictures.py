@@ -18,7 +18,7 @@ from kswapctl.export.files import check_free, outside, written_whole
 from kswapctl.operations.look import test_images
 from kswapctl.operations.versions import Composed, load_version
 from kswapctl.progress import Progress
-from kswapctl.spec import Knowledge
+from kswapctl.spec import Knowledge, listed
 from kswapctl.tasks import TASKS
 
 MOST = 4
@@ -113,7 +113,7 @@ def compare_answers(pair: tuple[Composed, Composed], images: Images, groups: Gro
     truth = task.show_truth(images.targets(names))
     picks = pick_samples(truth, groups, {name: row for row, name in enumerate(names)}, each)
     if not picks:
-        wanted = ", ".join(name for _, classes in groups for name in classes)
+        wanted = listed(name for _, classes in groups for name in classes)
         raise NotFoundError(f"no test image has one of {wanted}", "name data that have: --data DIR")
     chosen = [pick.index for pick in picks]
     pixels = images.pixels[chosen]

@@ -19,11 +19,12 @@ TOLD = "purged"
 
 @dataclass(frozen=True)
 class Tombstone:
-    """Where a file went."""
+    """What is known of a file that was purged."""
 
     model: str
     """The model that was purged."""
     time: str
+    """When, as the history has it."""
     replaced: tuple[str, ...]
     """The models that its heads were merged into."""
 
@@ -38,8 +39,9 @@ def tombstones(database: Database) -> dict[str, Tombstone]:
             told = json.loads(row["payload"])
         except ValueError as error:
             raise Damaged(f"history entry {row['seq']} is damaged: {error}") from error
-        stone = Tombstone(row["model"], row["time"], tuple(dict.fromkeys(told.get("replaced", {}).values())))
-        found |= dict.fromkeys(told.get(TOLD, ()), stone)
+        if went := told.get(TOLD):
+            heirs = tuple(dict.fromkeys(told.get("replaced", {}).values()))
+            found |= dict.fromkeys(went, Tombstone(row["model"], row["time"], heirs))
         for digest in told.get("files", {}).values():
             found.pop(digest, None)
     return found
